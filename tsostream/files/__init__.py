@@ -1,0 +1,30 @@
+"""Bytes on disk -> ordered integrations: segments, exposures, their times, and blocks of raw words."""
+
+from tsostream.files.association import Association, load_association
+from tsostream.files.exposure import Exposure, find_exposures
+from tsostream.files.modes import SUPPORTED_EXP_TYPES
+from tsostream.files.reader import BLOCK_BYTES, block_length, buffer_bytes, read_blocks, read_sync
+from tsostream.files.segment import Extension, SegmentFile, open_segment
+from tsostream.files.times import TIME_FLAGS, SegmentTimes, header_disagreement, header_times
+from tsostream.files.wavelengths import wavelength_image
+
+__all__ = [
+    "BLOCK_BYTES",
+    "SUPPORTED_EXP_TYPES",
+    "TIME_FLAGS",
+    "Association",
+    "Exposure",
+    "Extension",
+    "SegmentFile",
+    "SegmentTimes",
+    "block_length",
+    "buffer_bytes",
+    "find_exposures",
+    "header_disagreement",
+    "header_times",
+    "load_association",
+    "open_segment",
+    "read_blocks",
+    "read_sync",
+    "wavelength_image",
+]

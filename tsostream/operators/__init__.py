@@ -1,0 +1,1 @@
+"""The steps: Numba kernels, and above them the operator that gives them parameters and references."""

@@ -1,0 +1,340 @@
+"""The kernel that measures one integration through an aperture: background, position, flux, lost pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.operators.jit import kernel
+
+__all__ = ["COEFFICIENTS", "Aperture", "Sums", "measure", "solve_symmetric"]
+
+DNU = np.uint32(dq.DO_NOT_USE)
+SAT = np.uint32(dq.SATURATED)
+JUMP = np.uint32(dq.JUMP_DET)
+OUTLIER = np.uint32(dq.OUTLIER)
+ESTIMATED = np.uint32(dq.FLUX_ESTIMATED)
+
+#: template, first and second derivative across, first and second derivative along
+COEFFICIENTS = 5
+
+
+class Aperture(NamedTuple):
+    """Pixels of one source and how to read them; everything that is fixed for the exposure.
+
+    Attributes
+    ----------
+    start : int32 [column + 1]
+        Source pixels of column *c* are ``start[c] … start[c+1] - 1``.
+    pixel : int32 [source]
+        Flat indices into [y, x].
+    weight : float32 [source]
+        Fraction of the pixel inside the aperture.
+    shape : float32 [source, 5]
+        Normalised profile (its weighted sum over a column is 1) and its derivatives across and along.
+    shape_error : float32 [source]
+        Uncertainty of the profile.
+    lost_always : bool [source]
+        Pixels that are bad in every integration.
+    ground_start : int32 [column + 1]
+        Likewise for the background.
+    ground : int32 [background]
+        Flat indices.
+    fit_pixel : int32 [fit]
+        Flat indices of the pixels that decide position and width.
+    fit_column : int32 [fit]
+        Their columns.
+    basis : float32 [fit, basis]
+        Template (input unit) and its derivatives.
+    fit_weight : float32 [fit]
+        Inverse variance.
+    scale : float32 [y, x]
+        Factor from the input's unit to the output's.
+    ground_sample : int
+        How many background pixels of a column its robust level is taken from.
+    ground_clip : float
+        Background pixels further than this from the level are left out [sigma].
+    max_lost : float
+        Largest fraction of a column's profile that is filled.
+    subtract : bool
+        Whether a background is subtracted.
+    """
+
+    start: np.ndarray
+    pixel: np.ndarray
+    weight: np.ndarray
+    shape: np.ndarray
+    shape_error: np.ndarray
+    lost_always: np.ndarray
+    ground_start: np.ndarray
+    ground: np.ndarray
+    fit_pixel: np.ndarray
+    fit_column: np.ndarray
+    basis: np.ndarray
+    fit_weight: np.ndarray
+    scale: np.ndarray
+    ground_sample: int
+    ground_clip: float
+    max_lost: float
+    subtract: bool
+
+
+class Sums(NamedTuple):
+    """Results, written by `measure`.
+
+    Attributes
+    ----------
+    flux, var_poisson, var_rnoise, var_flat, error : float64 [integration, column]
+        Flux, its variances from the pixels themselves, and its total error (background and filling included).
+    ground, ground_variance : float64 [integration, column]
+        Background per pixel and its variance.
+    dq : uint32 [integration, column]
+        Flags of the column.
+    npixels : float64 [integration, column]
+        Weighted number of pixels used.
+    lost : float64 [integration, column]
+        Fraction of the profile that was filled.
+    counts : int32 [integration, column, 4]
+        Aperture pixels with a jump, saturated, outlier, lost.
+    fit : float64 [integration, 5]
+        Coefficients of the template and its derivatives.
+    fit_error : float64 [integration, 5]
+        Their errors.
+    """
+
+    flux: np.ndarray
+    var_poisson: np.ndarray
+    var_rnoise: np.ndarray
+    var_flat: np.ndarray
+    error: np.ndarray
+    ground: np.ndarray
+    ground_variance: np.ndarray
+    dq: np.ndarray
+    npixels: np.ndarray
+    lost: np.ndarray
+    counts: np.ndarray
+    fit: np.ndarray
+    fit_error: np.ndarray
+
+
+@kernel
+def solve_symmetric(matrix, vector, n, diagonal):
+    """Solve a small symmetric positive definite system in place.
+
+    Parameters
+    ----------
+    matrix : float64 [n, n]
+        Overwritten by its inverse.
+    vector : float64 [n]
+        Overwritten by the solution.
+    n : int
+        Order.
+    diagonal : float64 [n]
+        Diagonal of the inverse, written.
+
+    Returns
+    -------
+    bool
+        False when the matrix is singular.
+    """
+    right = vector.copy()
+    work = np.zeros((n, 2 * n))
+    for i in range(n):
+        if not matrix[i, i] > 0.0:
+            return False
+    for i in range(n):
+        for j in range(n):
+            # unit diagonal first: the derivatives have other sizes than the template
+            work[i, j] = matrix[i, j] / np.sqrt(matrix[i, i] * matrix[j, j])
+        work[i, n + i] = 1.0
+    for k in range(n):
+        pivot = work[k, k]
+        if not abs(pivot) > 1e-10:
+            return False
+        for j in range(2 * n):
+            work[k, j] /= pivot
+        for i in range(n):
+            if i != k:
+                factor = work[i, k]
+                for j in range(2 * n):
+                    work[i, j] -= factor * work[k, j]
+    for i in range(n):
+        vector[i] = 0.0
+        for j in range(n):
+            inverse = work[i, n + j] / np.sqrt(matrix[i, i] * matrix[j, j])
+            vector[i] += inverse * right[j]
+            if i == j:
+                diagonal[i] = inverse
+    return True
+
+
+@kernel
+def _usable(value, variance, flags):
+    return np.isfinite(value) and variance >= 0.0 and not flags & DNU
+
+
+@kernel
+def _measure_ground(data, vp, vr, bits, a, column, values):
+    """Background per pixel of one column and its variance, in the output's unit."""
+    begin, end = a.ground_start[column], a.ground_start[column + 1]
+    total = end - begin
+    if total == 0:
+        return np.nan, np.nan
+    stride = max(1, total // a.ground_sample)
+    count = 0
+    for k in range(begin, end, stride):
+        p = a.ground[k]
+        if _usable(data[p], vp[p] + vr[p], bits[p]) and count < values.size:
+            values[count] = data[p] * a.scale[p]
+            count += 1
+    if count == 0:
+        return np.nan, np.nan
+    # robust start: a cosmic ray must not decide which pixels are outliers
+    level = np.median(values[:count])
+    limit = a.ground_clip * a.ground_clip
+    mean = variance = 0.0
+    used = 0
+    for k in range(begin, end):
+        p = a.ground[k]
+        pixel_variance = vp[p] + vr[p]
+        if not _usable(data[p], pixel_variance, bits[p]):
+            continue
+        scale = np.float64(a.scale[p])
+        distance = data[p] * scale - level
+        pixel_variance = pixel_variance * scale * scale
+        # the level itself is uncertain by about 1.25 sigma / sqrt(count)
+        if distance * distance <= limit * pixel_variance * (1.0 + 1.6 / count):
+            mean += distance
+            variance += pixel_variance
+            used += 1
+    if used == 0:
+        return level, np.nan
+    return level + mean / used, variance / used**2
+
+
+@kernel
+def _fit_template(data, vp, vr, bits, a, ground, matrix, vector, diagonal, fit, fit_error):
+    """Amplitudes of the template and its derivatives by weighted least squares; lost pixels are left out."""
+    nbasis = a.basis.shape[1]
+    for j in range(nbasis):
+        vector[j] = 0.0
+        for k in range(nbasis):
+            matrix[j, k] = 0.0
+    for q in range(a.fit_pixel.size):
+        p = a.fit_pixel[q]
+        level = ground[a.fit_column[q]]
+        if not _usable(data[p], vp[p] + vr[p], bits[p]) or np.isnan(level):
+            continue
+        value = a.fit_weight[q] * (data[p] - level / a.scale[p])
+        for j in range(nbasis):
+            weighted = a.fit_weight[q] * a.basis[q, j]
+            vector[j] += value * a.basis[q, j]
+            for k in range(j + 1):
+                matrix[j, k] += weighted * a.basis[q, k]
+    for j in range(nbasis):
+        for k in range(j):
+            matrix[k, j] = matrix[j, k]
+    solved = solve_symmetric(matrix, vector, nbasis, diagonal)
+    for j in range(fit.size):
+        fit[j] = vector[j] if solved and j < nbasis else np.nan
+        fit_error[j] = np.sqrt(diagonal[j]) if solved and j < nbasis else np.nan
+
+
+@kernel
+def measure(data, vp, vr, vf, bits, a, out):
+    """Measure every integration of a block.
+
+    Parameters
+    ----------
+    data : float32 [integration, pixel]
+        Slopes; a pixel is used when it is finite, has a variance and no DO_NOT_USE.
+    vp, vr, vf : float32 [integration, pixel]
+        Poisson, read-noise and flat-field variances (``vf`` may have no pixels).
+    bits : uint32 [integration, pixel]
+        DQ.
+    a : Aperture
+        Pixel lists and templates.
+    out : Sums
+        Results.
+
+    Notes
+    -----
+    With D the data, B the background, w the aperture weights and P the profile at this integration's position, the
+    flux of a column is ``sum_good w (D - B) / sum_good w P * sum_all w P``; its variance scales with the square and
+    gains ``F^2 sum_lost (w dP)^2`` for what was filled. A column is NaN when more than ``max_lost`` of its profile
+    is missing or a pixel that is good in other integrations has saturated.
+    """
+    columns = a.start.size - 1
+    nbasis = a.basis.shape[1]
+    values = np.empty(2 * a.ground_sample, np.float64)
+    matrix = np.empty((nbasis, nbasis))
+    vector = np.empty(nbasis)
+    diagonal = np.empty(nbasis)
+    ratio = np.empty(COEFFICIENTS)
+    for i in range(data.shape[0]):
+        for c in range(columns):
+            if a.subtract:
+                level, variance = _measure_ground(data[i], vp[i], vr[i], bits[i], a, c, values)
+            else:
+                level, variance = 0.0, 0.0
+            out.ground[i, c] = level
+            out.ground_variance[i, c] = variance
+        _fit_template(
+            data[i], vp[i], vr[i], bits[i], a, out.ground[i], matrix, vector, diagonal, out.fit[i], out.fit_error[i]
+        )
+        for j in range(COEFFICIENTS):
+            usable = np.isfinite(out.fit[i, j]) and out.fit[i, 0] > 0.0
+            ratio[j] = out.fit[i, j] / out.fit[i, 0] if usable else (1.0 if j == 0 else 0.0)
+        for c in range(columns):
+            flux = poisson = rnoise = flat = area = used_area = cover = whole = missing2 = 0.0
+            flags = np.uint32(0)
+            saturated = False
+            for k in range(4):
+                out.counts[i, c, k] = 0
+            for k in range(a.start[c], a.start[c + 1]):
+                p = a.pixel[k]
+                w = np.float64(a.weight[k])
+                pixel_bits = bits[i, p]
+                profile = 0.0
+                for j in range(COEFFICIENTS):
+                    profile += ratio[j] * a.shape[k, j]
+                whole += w * profile
+                area += w
+                flags |= pixel_bits & (SAT | JUMP | OUTLIER)
+                out.counts[i, c, 0] += (pixel_bits & JUMP) != 0
+                out.counts[i, c, 1] += (pixel_bits & SAT) != 0
+                out.counts[i, c, 2] += (pixel_bits & OUTLIER) != 0
+                if a.lost_always[k] or not _usable(data[i, p], vp[i, p] + vr[i, p], pixel_bits):
+                    out.counts[i, c, 3] += 1
+                    missing2 += (w * a.shape_error[k]) ** 2
+                    # what saturates in this integration only is never filled: the brightest would follow the flux
+                    saturated |= (not a.lost_always[k]) and (pixel_bits & SAT) != 0
+                    continue
+                scale = np.float64(a.scale[p])
+                flux += w * (data[i, p] * scale - out.ground[i, c])
+                poisson += (w * scale) ** 2 * vp[i, p]
+                rnoise += (w * scale) ** 2 * vr[i, p]
+                if vf.shape[1] > 0:
+                    flat += (w * scale) ** 2 * vf[i, p]
+                cover += w * profile
+                used_area += w
+            lost = 1.0 - cover / whole if whole > 0.0 else (1.0 if area > 0.0 else 0.0)
+            fill = whole / cover if cover > 0.0 and out.counts[i, c, 3] > 0 else 1.0
+            usable = used_area > 0.0 and not saturated and lost <= a.max_lost and np.isfinite(out.ground[i, c])
+            if out.counts[i, c, 3] > 0:
+                flags |= ESTIMATED if usable else DNU
+            if not usable:
+                flux = poisson = rnoise = flat = np.nan
+                flags |= DNU
+            flux *= fill
+            out.flux[i, c] = flux
+            out.var_poisson[i, c] = poisson * fill * fill
+            out.var_rnoise[i, c] = rnoise * fill * fill
+            out.var_flat[i, c] = flat * fill * fill
+            shared = out.ground_variance[i, c] * (used_area * fill) ** 2
+            out.error[i, c] = np.sqrt((poisson + rnoise + flat) * fill * fill + shared + flux * flux * missing2)
+            out.dq[i, c] = flags
+            out.npixels[i, c] = used_area
+            out.lost[i, c] = min(max(lost, 0.0), 1.0) if out.counts[i, c, 3] > 0 else 0.0

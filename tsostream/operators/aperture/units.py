@@ -1,0 +1,32 @@
+"""From the unit of the slopes to the unit of the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tsostream.operators.base import Binding, reference_array
+
+__all__ = ["flux_scale_map"]
+
+
+def flux_scale_map(binding: Binding) -> tuple[np.ndarray, str]:
+    """Factor per pixel that turns slopes into the rows' flux, and its unit.
+
+    Electrons where the gain is known and the slopes are DN/s: gain x effective integration time (EFFINTTM), as
+    the official time-series photometry does. Else the unit of the file.
+
+    Returns
+    -------
+    scale : float32 [y, x]
+        NaN where the gain is not usable.
+    unit : str
+        Unit of the flux.
+    """
+    info = binding.info
+    unit = info.bunit or "DN/s"
+    gain = binding.references.get("gain")
+    if gain is None or unit.replace(" ", "") not in ("DN/s", "DN"):
+        return np.ones(info.frame_shape, np.float32), unit
+    values = reference_array(gain, "SCI", info.frame_shape, "extract_1d")
+    time = info.integration_time or info.group_time * max(info.ngroups, 1)
+    return np.where(values > 0, values * np.float32(time), np.nan).astype(np.float32), "electron"

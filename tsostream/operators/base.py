@@ -1,0 +1,256 @@
+"""The protocol of a step: an operator holds parameters, a bound step does the work on one exposure.
+
+An *operator* is a frozen dataclass whose fields are the step's parameters under their jwst names. ``bind`` joins it
+to one exposure: shapes are checked, references prepared, DQ planes merged; the result is a *bound step*.
+
+Steps that work on ramps, row by row, say so by a tuple of `RowPass`; the runner then walks several steps over one band
+of rows while the band is in cache (see `tsostream.operators.tile`). Every bound step can also be used alone, through
+``push(block)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints
+
+import msgspec
+import numpy as np
+
+from tsostream.errors import ConfigError, Problem, ReferenceMismatchError
+from tsostream.integration.coupling import Coupling, PerIntegration
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.payload import Ramp, Rate
+from tsostream.integration.reference import Reference
+
+if TYPE_CHECKING:
+    from tsostream.operators.tile import Tile
+
+__all__ = [
+    "Binding",
+    "BoundRampStep",
+    "BoundStep",
+    "Operator",
+    "RowPass",
+    "build_operator",
+    "reference_array",
+]
+
+#: what a step can consume and produce
+PAYLOADS = ("ramp", "rate", "measurement")
+
+
+@dataclass(frozen=True)
+class RowPass:
+    """One walk over rows.
+
+    Parameters
+    ----------
+    run
+        ``run(tile, y0, y1)`` handles rows ``y0 <= y < y1`` of every integration in the tile.
+    halo
+        How many rows beyond ``y0, y1`` the pass reads of what earlier passes wrote. A pass with a halo may read
+        neighbouring rows only from scratch arrays that no later pass writes: the rows behind it may already
+        have gone through the whole chain.
+    frame
+        True for a statistic of whole frames (reference pixels, flux scale): runs once, when every earlier pass has
+        finished all rows.
+    """
+
+    run: Callable[[Tile, int, int], None]
+    halo: int = 0
+    frame: bool = False
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Everything a step is given when it is bound to an exposure.
+
+    Parameters
+    ----------
+    info
+        The exposure.
+    references
+        Reference type -> record, cut to the subarray; only those the step asked for and that exist.
+    pixeldq : uint32 [y, x]
+        The exposure's static DQ plane as the earlier steps left it.
+    templates
+        The scout's products by name (empty while the scout itself runs).
+    """
+
+    info: ExposureInfo
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    pixeldq: np.ndarray | None = None
+    templates: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dq_plane(self) -> np.ndarray:
+        """The static DQ plane, zeros where nothing was known yet; uint32 [y, x]."""
+        if self.pixeldq is None:
+            return np.zeros(self.info.frame_shape, np.uint32)
+        return self.pixeldq
+
+
+class BoundStep(Protocol):
+    """A step joined to an exposure."""
+
+    name: str
+    #: the static DQ plane after this step, uint32 [y, x]
+    pixeldq: np.ndarray
+
+    def push(self, block: Any) -> Iterable[Any]:
+        """Take a block, give back the blocks that are finished."""
+        ...
+
+    def flush(self) -> Iterable[Any]:
+        """Give back what is still held, at the end of the exposure."""
+        ...
+
+
+@dataclass(frozen=True)
+class BoundRampStep:
+    """A bound step on ramps, as row passes.
+
+    Parameters
+    ----------
+    name
+        Step name.
+    pixeldq : uint32 [y, x]
+        Static DQ plane after this step.
+    passes
+        Row passes, in order.
+    scratch
+        Name -> (shape per integration, dtype) of the working arrays the passes share; the runner makes them, one set
+        per worker, so that a bound step itself holds no state.
+    skipped
+        Why the step does nothing for this exposure; empty when it works.
+    produces
+        ``ramp``, or ``rate`` for the step that fits the ramps and those after it.
+    """
+
+    name: str
+    pixeldq: np.ndarray
+    passes: tuple[RowPass, ...] = ()
+    scratch: Mapping[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict)
+    skipped: str = ""
+    produces: str = "ramp"
+
+    def push(self, block: Ramp) -> list[Ramp] | list[Rate]:
+        """Run the step alone on decoded ramps; arrays are changed in place."""
+        from tsostream.operators.tile import run_alone  # the tile module needs the protocol above
+
+        return run_alone(self, block)
+
+    def flush(self) -> list[Any]:
+        """Nothing is ever held back."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """Base of all steps: validation, description, defaults.
+
+    Subclasses are frozen keyword-only dataclasses; annotate a field with ``Annotated[float, msgspec.Meta(gt=0)]`` to
+    bound it. Class constants: ``name``, ``accepts``, ``produces``, ``references`` (needed), ``optional_references``.
+    """
+
+    name: ClassVar[str] = ""
+    accepts: ClassVar[str] = "ramp"
+    produces: ClassVar[str] = "ramp"
+    references: ClassVar[tuple[str, ...]] = ()
+    optional_references: ClassVar[tuple[str, ...]] = ()
+
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            try:
+                converted = msgspec.convert(value, hints[spec.name], strict=True)
+            except msgspec.ValidationError as error:
+                raise ConfigError(
+                    Problem(
+                        f"{self.name}.{spec.name} = {value!r}: {error}",
+                        todo=f"the default is {_default(spec)!r}",
+                        code="parameter",
+                    )
+                ) from None
+            object.__setattr__(self, spec.name, converted)
+
+    @property
+    def coupling(self) -> Coupling:
+        """What the step looks at besides the integration in hand."""
+        return PerIntegration()
+
+    def bind(self, binding: Binding) -> BoundStep:
+        """Join the step to an exposure."""
+        raise TypeError(f"{type(self).__name__} does not define bind()")
+
+    def parameters(self) -> dict[str, Any]:
+        """Name -> value of every parameter, as recorded in the output's metadata."""
+        return dataclasses.asdict(self)
+
+
+def _default(spec: dataclasses.Field) -> Any:
+    if spec.default is not dataclasses.MISSING:
+        return spec.default
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    return None
+
+
+def build_operator(cls: type[Operator], parameters: Mapping[str, Any], *, where: str = "") -> Operator:
+    """Make an operator from a mapping, naming unknown parameters.
+
+    Raises
+    ------
+    ConfigError
+        A parameter the step does not have (the nearest name is suggested), or a value it does not accept.
+    """
+    known = [spec.name for spec in dataclasses.fields(cls)]
+    problems = []
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            problems.append(Problem(f"{cls.name} has no parameter {name!r}", where, hint, "parameter"))
+    if problems:
+        raise ConfigError(problems)
+    hints = get_type_hints(cls, include_extras=True)
+    values = {}
+    for name, value in parameters.items():
+        try:
+            # lax: "8" from the command line is 8.0
+            values[name] = msgspec.convert(value, hints[name], strict=False)
+        except msgspec.ValidationError as error:
+            problems.append(Problem(f"{cls.name}.{name} = {value!r}: {error}", where, code="parameter"))
+    if problems:
+        raise ConfigError(problems)
+    return cls(**values)
+
+
+def reference_array(reference: Reference, extension: str, shape: tuple[int, ...], step: str) -> np.ndarray:
+    """Fetch an array of a reference and check its trailing axes.
+
+    Raises
+    ------
+    ReferenceMismatchError
+        The extension is missing, or its last axes are not the subarray's.
+    """
+    array = reference.arrays.get(extension)
+    if array is None:
+        raise ReferenceMismatchError(
+            Problem(f"{step} needs extension {extension}", reference.path or reference.name, "choose another file")
+        )
+    if array.shape[-len(shape) :] != shape:
+        raise ReferenceMismatchError(
+            Problem(
+                f"{extension} has shape {array.shape}, {step} needs (..., {', '.join(map(str, shape))})",
+                reference.path or reference.name,
+                "choose a reference for this subarray, or a full-frame one",
+            )
+        )
+    return array

@@ -1,0 +1,31 @@
+"""Kernel shared by the steps that subtract a plane per group: reset and dark_current."""
+
+from __future__ import annotations
+
+from tsostream.operators.jit import kernel
+
+__all__ = ["subtract_groups"]
+
+
+@kernel
+def subtract_groups(data, planes, first, y0, y1):
+    """Subtract group planes, chosen by the integration's number in the exposure.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Signal [DN], changed in place.
+    planes : float32 [member, group, y, x]
+        What to subtract [DN]; the last member serves all later integrations. May have fewer groups than the data.
+    first : int
+        Number in the exposure (1-based) of the first integration.
+    y0, y1 : int
+        Rows.
+    """
+    groups = min(data.shape[1], planes.shape[1])
+    for i in range(data.shape[0]):
+        member = min(first + i - 1, planes.shape[0] - 1)
+        for g in range(groups):
+            for y in range(y0, y1):
+                for x in range(data.shape[3]):
+                    data[i, g, y, x] -= planes[member, g, y, x]

@@ -1,0 +1,420 @@
+"""jump: cosmic-ray hits between groups, by two-point differences within the integration (spec stage 1, section 16).
+
+The statistic is that of the official step for a single integration (16.5, 16.6): no other integration is looked at, so
+the flags do not depend on how the exposure was cut.
+
+Nearly every pixel is clean, and most can be cleared by bounds on its differences that cost no sort: the median lies
+within the range of the differences, and within one standard deviation of their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from tsostream.errors import ConfigError, Problem
+from tsostream.integration import dq
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.jit import kernel
+from tsostream.operators.tile import Tile
+
+__all__ = ["Jump", "find_jumps", "flag_after_jumps", "flag_neighbours"]
+
+JUMP = np.uint8(dq.JUMP_DET)
+UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
+#: marks in the scratch plane of hits: flagged; flagged and spreading to its neighbours
+HIT, SEED = np.uint8(1), np.uint8(2)
+
+
+@kernel
+def _sorted_median(values, count):
+    """Median of the first ``count`` entries, which are sorted in place; even counts average the two middle ones."""
+    for k in range(1, count):
+        value = values[k]
+        j = k - 1
+        while j >= 0 and values[j] > value:
+            values[j + 1] = values[j]
+            j -= 1
+        values[j + 1] = value
+    if count % 2:
+        return values[count // 2]
+    return 0.5 * (values[count // 2 - 1] + values[count // 2])
+
+
+@kernel
+def _robust_level(a, count, work):
+    """Level of the absolute differences: all maxima left out (4 or more), the median (3), the smaller (2)."""
+    n, top = 0, -1.0
+    for j in range(count):
+        if np.isfinite(a[j]):
+            top = max(top, a[j])
+    for j in range(count):
+        if np.isfinite(a[j]) and (a[j] < top):
+            work[n] = a[j]
+            n += 1
+    return n, top
+
+
+@kernel
+def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, flags):
+    """Flag the differences of one pixel; returns the number of flags, the signed median and its sigma.
+
+    ``d`` holds ``ndiff`` differences [e-], NaN where a group is unusable; ``noise2`` is the read-noise variance of a
+    difference. ``flags[j]`` is set to 1 for a hit between groups j and j+1.
+    """
+    finite = 0
+    for j in range(ndiff):
+        flags[j] = 0
+        if np.isfinite(d[j]):
+            work[finite] = d[j]
+            finite += 1
+    if finite < 2:
+        return 0, np.nan, np.nan
+    median = _sorted_median(work, finite)
+    sigma = np.sqrt(abs(median) + noise2)
+    if not sigma > 0:
+        return 0, median, sigma
+    hits = 0
+    if finite >= single_pass:
+        for j in range(ndiff):
+            if np.isfinite(d[j]) and abs(d[j] - median) / sigma > rejection:
+                flags[j] = 1
+                hits += 1
+        return hits, median, sigma
+    for j in range(ndiff):
+        a[j] = abs(d[j])
+    left = finite
+    while left >= 2:
+        if left >= 4:
+            kept, _ = _robust_level(a, ndiff, work)
+            level = _sorted_median(work, kept) if kept > 0 else np.nan
+            limit = rejection
+        else:
+            kept = 0
+            for j in range(ndiff):
+                if np.isfinite(a[j]):
+                    work[kept] = a[j]
+                    kept += 1
+            level = _sorted_median(work, kept) if left == 3 else min(work[0], work[1])
+            limit = four if left == 3 else three
+        scale = np.sqrt(abs(level) + noise2)
+        if not scale > 0:
+            break
+        worst, where = -1.0, -1
+        for j in range(ndiff):
+            if np.isfinite(a[j]):
+                ratio = abs(a[j] - level) / scale
+                if ratio > worst:
+                    worst, where = ratio, j
+        if not worst > limit:
+            break
+        flags[where] = 1
+        a[where] = np.nan
+        hits += 1
+        left -= 1
+    return hits, median, sigma
+
+
+@kernel
+def find_jumps(
+    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, median, y0, y1
+):  # fmt: skip
+    """Flag jumps of every pixel.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Linearised signal [DN].
+    groupdq : uint8 [integration, group, y, x]
+        JUMP_DET is set in the group after the hit.
+    gain : float32 [y, x]
+        e-/DN.
+    noise2 : float32 [y, x]
+        Read-noise variance of a group difference [e-^2]; NaN pixels are left alone.
+    limits : float64 [3]
+        Thresholds for 4 or more, 3 and 2 usable differences [sigma].
+    single_pass : int
+        From this many usable differences on, one pass instead of the iterative search.
+    spread : float64 [2]
+        A hit with min < sigma < max spreads to its neighbours.
+    marks : uint8 [integration, group, y, x]
+        0, HIT or SEED; valid only in rows that ``rows`` names.
+    rows : uint8 [integration, y]
+        Whether the row has hits; written.
+    median : float32 [integration, y, x]
+        Signed median difference [e-]; written where there are hits.
+    y0, y1 : int
+        Rows.
+    """
+    n, ngroups, _, nx = data.shape
+    ndiff = ngroups - 1
+    low = np.empty(nx, np.float32)
+    high = np.empty(nx, np.float32)
+    total = np.empty(nx, np.float32)
+    square = np.empty(nx, np.float32)
+    bad = np.empty(nx, np.uint8)
+    good = np.empty(nx, np.uint8)
+    d = np.empty(ndiff, np.float64)
+    a = np.empty(ndiff, np.float64)
+    work = np.empty(ndiff, np.float64)
+    flags = np.empty(ndiff, np.uint8)
+    limit = limits[0] if ndiff >= 4 else (limits[1] if ndiff == 3 else limits[2])
+    # a little less than the limit, for the rounding of the bounds
+    clear = np.float32(0.999 * limit * limit)
+    inverse = np.float32(1.0 / ndiff)
+    iterative = ndiff < single_pass
+    slack = np.float32(1.0 + 1.0 / max(ndiff - 1, 1)) if iterative else np.float32(1.0)
+    for i in range(n):
+        for y in range(y0, y1):
+            rows[i, y] = 0
+            for x in range(nx):
+                first = data[i, 1, y, x] - data[i, 0, y, x]
+                low[x] = first
+                high[x] = first
+                total[x] = 0.0
+                square[x] = 0.0
+                bad[x] = groupdq[i, 0, y, x]
+                good[x] = groupdq[i, 0, y, x]
+            for g in range(1, ngroups):
+                for x in range(nx):
+                    step = data[i, g, y, x] - data[i, g - 1, y, x]
+                    low[x] = min(low[x], step)
+                    high[x] = max(high[x], step)
+                    # relative to the first difference, so that the squares do not cancel
+                    relative = step - (data[i, 1, y, x] - data[i, 0, y, x])
+                    total[x] += relative
+                    square[x] += relative * relative
+                    bad[x] |= groupdq[i, g, y, x]
+                    good[x] &= groupdq[i, g, y, x]
+            for x in range(nx):
+                if good[x] & UNUSABLE:
+                    continue  # no group of this pixel can be used
+                scale = gain[y, x]
+                variance = noise2[y, x]
+                if not bad[x] & UNUSABLE:
+                    span = (high[x] - low[x]) * scale
+                    floor = variance + max(low[x], np.float32(0.0)) * scale
+                    if span * span <= clear * floor:
+                        continue
+                    mean = total[x] * inverse
+                    spread_s = np.sqrt(max(square[x] * inverse - mean * mean, np.float32(0.0)))
+                    mean += data[i, 1, y, x] - data[i, 0, y, x]
+                    if iterative and low[x] < 0.0:
+                        reach = max(high[x], -low[x]) * scale
+                        floor = variance
+                    else:
+                        reach = max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s
+                        floor = variance + max(mean - reach * (slack - np.float32(1.0)) - np.float32(1.3) * spread_s,
+                                               np.float32(0.0)) * scale
+                        reach *= scale
+                    if reach * reach <= clear * floor:
+                        continue
+                for j in range(ndiff):
+                    if (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
+                        d[j] = np.nan
+                    else:
+                        d[j] = np.float32(data[i, j + 1, y, x] * scale) - np.float32(data[i, j, y, x] * scale)
+                hits, level, sigma = _flag_pixel(
+                    d, ndiff, np.float64(variance), limits[0], limits[1], limits[2], single_pass, a, work, flags
+                )
+                if hits == 0:
+                    continue
+                if rows[i, y] == 0:
+                    rows[i, y] = 1
+                    for g in range(ngroups):
+                        for k in range(nx):
+                            marks[i, g, y, k] = 0
+                median[i, y, x] = level
+                for j in range(ndiff):
+                    if flags[j]:
+                        groupdq[i, j + 1, y, x] |= JUMP
+                        ratio = abs(d[j] - level) / sigma
+                        marks[i, j + 1, y, x] = SEED if spread[0] < ratio < spread[1] else HIT
+
+
+@kernel
+def flag_neighbours(groupdq, marks, rows, y0, y1):
+    """Flag the four edge neighbours of spreading hits, in the same group, where the sample is usable.
+
+    Parameters
+    ----------
+    groupdq : uint8 [integration, group, y, x]
+        Changed in place.
+    marks : uint8 [integration, group, y, x]
+        As `find_jumps` leaves it.
+    rows : uint8 [integration, y]
+        Rows with hits.
+    y0, y1 : int
+        Rows.
+    """
+    n, ngroups, ny, nx = groupdq.shape
+    for i in range(n):
+        for y in range(y0, y1):
+            for near in range(max(0, y - 1), min(ny, y + 2)):
+                if not rows[i, near]:
+                    continue
+                for g in range(1, ngroups):
+                    for x in range(nx):
+                        if marks[i, g, near, x] != SEED:
+                            continue
+                        if near != y:
+                            if not groupdq[i, g, y, x] & UNUSABLE:
+                                groupdq[i, g, y, x] |= JUMP
+                            continue
+                        if x > 0 and not groupdq[i, g, y, x - 1] & UNUSABLE:
+                            groupdq[i, g, y, x - 1] |= JUMP
+                        if x < nx - 1 and not groupdq[i, g, y, x + 1] & UNUSABLE:
+                            groupdq[i, g, y, x + 1] |= JUMP
+
+
+@kernel
+def flag_after_jumps(data, groupdq, gain, thresholds, groups_after, y0, y1):
+    """Flag the groups after large jumps: the pixel settles slowly.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Linearised signal [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Changed in place.
+    gain : float32 [y, x]
+        e-/DN.
+    thresholds : float64 [2]
+        Jump sizes [e-] above the median difference.
+    groups_after : int64 [2]
+        How many groups to flag for each size.
+    y0, y1 : int
+        Rows.
+    """
+    n, ngroups, _, nx = data.shape
+    ndiff = ngroups - 1
+    d = np.empty(ndiff, np.float64)
+    work = np.empty(ndiff, np.float64)
+    seeds = np.empty(ngroups, np.uint8)
+    for i in range(n):
+        for y in range(y0, y1):
+            for x in range(nx):
+                any_jump = False
+                for g in range(1, ngroups):
+                    seeds[g] = 0
+                    any_jump |= (groupdq[i, g, y, x] & JUMP) != 0
+                if not any_jump:
+                    continue
+                finite = 0
+                for j in range(ndiff):
+                    d[j] = np.nan
+                    if not (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
+                        d[j] = (data[i, j + 1, y, x] - data[i, j, y, x]) * gain[y, x]
+                        work[finite] = d[j]
+                        finite += 1
+                if finite == 0:
+                    continue
+                level = _sorted_median(work, finite)
+                for g in range(1, ngroups):
+                    if groupdq[i, g, y, x] & JUMP:
+                        for k in range(2):
+                            if groups_after[k] > 0 and d[g - 1] - level >= thresholds[k]:
+                                seeds[g] |= 1 << k
+                for g in range(1, ngroups):
+                    for k in range(2):
+                        if seeds[g] & (1 << k):
+                            for later in range(g, min(ngroups, g + groups_after[k] + 1)):
+                                if not groupdq[i, later, y, x] & UNUSABLE:
+                                    groupdq[i, later, y, x] |= JUMP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jump(Operator):
+    """Flag cosmic-ray hits within each integration.
+
+    Parameters
+    ----------
+    rejection_threshold, four_group_rejection_threshold, three_group_rejection_threshold
+        Thresholds [sigma] for 4 or more, 3 and 2 usable differences.
+    flag_4_neighbors
+        Flag the four neighbours of a hit whose size lies between the next two.
+    min_jump_to_flag_neighbors, max_jump_to_flag_neighbors
+        Sizes [sigma].
+    after_jump_flag_dn1, after_jump_flag_time1, after_jump_flag_dn2, after_jump_flag_time2
+        Flag this many seconds after jumps of at least this size [DN].
+    min_diffs_single_pass
+        From this many usable differences on, one pass instead of the iterative search.
+    """
+
+    name: ClassVar[str] = "jump"
+    references: ClassVar[tuple[str, ...]] = ("gain", "readnoise")
+
+    rejection_threshold: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+    three_group_rejection_threshold: Annotated[float, msgspec.Meta(gt=0)] = 6.0
+    four_group_rejection_threshold: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    flag_4_neighbors: bool = True
+    min_jump_to_flag_neighbors: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    max_jump_to_flag_neighbors: Annotated[float, msgspec.Meta(ge=0)] = 1000.0
+    after_jump_flag_dn1: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    after_jump_flag_time1: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    after_jump_flag_dn2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    after_jump_flag_time2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    min_diffs_single_pass: Annotated[int, msgspec.Meta(ge=2)] = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flag_4_neighbors and self.min_jump_to_flag_neighbors >= self.max_jump_to_flag_neighbors:
+            raise ConfigError(
+                Problem(
+                    f"jump.min_jump_to_flag_neighbors = {self.min_jump_to_flag_neighbors} is not below "
+                    f"jump.max_jump_to_flag_neighbors = {self.max_jump_to_flag_neighbors}",
+                    todo="no hit would ever spread; set flag_4_neighbors to false if that is meant",
+                    code="parameter",
+                )
+            )
+
+    def bind(self, binding: Binding) -> BoundRampStep:
+        """Turn gain and read noise into electrons."""
+        info = binding.info
+        if info.ngroups < 3:
+            return BoundRampStep(self.name, binding.dq_plane, skipped="fewer than three groups")
+        gain = reference_array(binding.references["gain"], "SCI", info.frame_shape, self.name)
+        read = reference_array(binding.references["readnoise"], "SCI", info.frame_shape, self.name)
+        unknown = ~(gain > 0)
+        pixeldq = binding.dq_plane | np.where(unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0))
+        scale = np.where(unknown, np.float32(1), gain).astype(np.float32)
+        # the reference is the noise of a difference of two reads; averaging nframes reads on both sides divides it
+        noise2 = ((read * scale) ** 2 / info.nframes).astype(np.float32)
+        limits = np.array(
+            [self.rejection_threshold, self.four_group_rejection_threshold, self.three_group_rejection_threshold]
+        )
+        spread = np.array([self.min_jump_to_flag_neighbors, self.max_jump_to_flag_neighbors])
+        single_pass = self.min_diffs_single_pass
+
+        def find(tile: Tile, y0: int, y1: int) -> None:
+            scratch = tile.scratch
+            find_jumps(
+                tile.data, tile.groupdq, scale, noise2, limits, single_pass, spread,
+                scratch["jump.marks"], scratch["jump.rows"], scratch["jump.median"], y0, y1,
+            )  # fmt: skip
+
+        def spread_out(tile: Tile, y0: int, y1: int) -> None:
+            flag_neighbours(tile.groupdq, tile.scratch["jump.marks"], tile.scratch["jump.rows"], y0, y1)
+
+        passes = [RowPass(find)]
+        if self.flag_4_neighbors:
+            passes.append(RowPass(spread_out, halo=1))
+        seconds = (self.after_jump_flag_time1, self.after_jump_flag_time2)
+        after = np.array([int(time // info.group_time) if info.group_time else 0 for time in seconds], np.int64)
+        if after.any():
+            typical = float(np.median(gain[~unknown])) if (~unknown).any() else 1.0
+            sizes = np.array([self.after_jump_flag_dn1, self.after_jump_flag_dn2]) * typical
+
+            def flag_after(tile: Tile, y0: int, y1: int) -> None:
+                flag_after_jumps(tile.data, tile.groupdq, scale, sizes, after, y0, y1)
+
+            passes.append(RowPass(flag_after))
+        scratch = {
+            "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
+            "jump.rows": ((info.ny,), np.uint8),
+            "jump.median": (info.frame_shape, np.float32),
+        }
+        return BoundRampStep(self.name, pixeldq, tuple(passes), scratch)

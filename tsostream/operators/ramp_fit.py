@@ -1,0 +1,409 @@
+"""ramp_fit: weighted least squares on the pieces of a ramp between jumps (spec stage 1, section 21).
+
+A ramp without flags has a slope that is a dot product of its groups with one of six weight vectors, one for each class
+of signal-to-noise; only flagged ramps go through the search for segments.
+
+Two things differ on purpose from the official step. The weight class comes from the scout's template, not from the
+noisy signal of this integration, so that it cannot change in step with the flux. The Poisson variance is that of the
+template scaled by this integration's own flux: per pixel ``a_i T / (gain t_group K)`` with ``K`` the number of
+differences used. Without templates (the scout's own first stage) both come from the integration itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.integration.coupling import Coupling, Template
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.jit import kernel
+from tsostream.operators.tile import Tile
+
+__all__ = ["RampFit", "clean_weights", "finish_variance", "fit_ramps", "flux_scale", "weight_power"]
+
+#: upper limits of signal-to-noise and the exponents of the optimal weighting (Fixsen et al. 2000, as in spec 21.5)
+SNR_LIMITS = np.array([5.0, 10.0, 20.0, 50.0, 100.0])
+POWERS = np.array([0.0, 0.4, 1.0, 3.0, 6.0, 10.0])
+
+DNU = np.uint8(dq.DO_NOT_USE)
+SAT = np.uint8(dq.SATURATED)
+JUMP = np.uint8(dq.JUMP_DET)
+PERS = np.uint8(dq.PERSISTENCE)
+#: at most this many pixels decide an integration's flux scale
+SCALE_PIXELS = 1024
+
+
+@kernel
+def weight_power(signal, read2, gain):
+    """Index of the weight exponent for a ramp that rises by ``signal`` [DN] with read-noise variance ``read2`` [e-^2]."""
+    total = read2 + signal * gain
+    snr = 0.0
+    if total > 0.0 and gain > 0.0:
+        snr = max(signal * gain / np.sqrt(total), 0.0)
+    index = 0
+    for limit in SNR_LIMITS:
+        if snr >= limit:
+            index += 1
+    return index
+
+
+def clean_weights(ngroups: int) -> np.ndarray:
+    """Weights whose dot product with a clean ramp is its rise per group.
+
+    Parameters
+    ----------
+    ngroups
+        Groups in the ramp, at least 2.
+
+    Returns
+    -------
+    weights : float64 [power, group]
+        One row for each exponent of `POWERS`; each row sums to zero.
+    """
+    x = np.arange(ngroups, dtype=np.float64)
+    middle = (ngroups - 1) / 2.0
+    rows = []
+    for power in POWERS:
+        w = np.abs((x - middle) / middle) ** power if ngroups > 2 else np.ones(2)
+        centre = (w * x).sum() / w.sum()
+        rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
+    return np.array(rows)
+
+
+@kernel
+def _fit_segment(data, i, y, x, start, length, power, tgroup):
+    """Slope [DN/s] of ``length >= 3`` groups by weighted least squares."""
+    middle = (length - 1) / 2.0
+    sw = swx = swy = swxx = swxy = 0.0
+    origin = np.float64(data[i, start, y, x])
+    for k in range(length):
+        w = np.float64(np.float32(abs((k - middle) / middle)) ** np.float32(POWERS[power]))
+        value = data[i, start + k, y, x] - origin
+        sw += w
+        swx += w * k
+        swy += w * value
+        swxx += w * k * k
+        swxy += w * k * value
+    return (sw * swxy - swx * swy) / (sw * swxx - swx * swx) / tgroup
+
+
+@kernel
+def _next_segment(groupdq, i, y, x, start):
+    """Next run of good groups from ``start`` on: (start, end). A jump opens the run it precedes."""
+    ngroups = groupdq.shape[1]
+    g = start
+    while g < ngroups and groupdq[i, g, y, x] & ~PERS:
+        g += 1
+    end = g
+    while end < ngroups and not groupdq[i, end, y, x] & ~PERS:
+        end += 1
+    if g > 0 and g < ngroups and (groupdq[i, g - 1, y, x] & ~PERS) == JUMP:
+        g -= 1
+    return g, end
+
+
+@kernel
+def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, suppress):
+    """Fit one flagged ramp.
+
+    Returns slope [DN/s], read-noise variance [(DN/s)^2], number of differences K (0: no slope) and DQ bits.
+    """
+    ngroups = groupdq.shape[1]
+    bits = np.uint32(0)
+    good = 0
+    for g in range(ngroups):
+        flags = groupdq[i, g, y, x]
+        bits |= np.uint32(flags & (JUMP | PERS | SAT))
+        good += (flags & ~PERS) == 0
+    if good == 0 or (suppress and good == 1) or groupdq[i, 0, y, x] & SAT:
+        return np.nan, np.nan, 0.0, bits | np.uint32(DNU)
+    longest, g = 0, 0
+    while g < ngroups:
+        start, end = _next_segment(groupdq, i, y, x, g)
+        longest = max(longest, end - start)
+        g = max(end, g + 1)
+    weight = slope = used = 0.0
+    g = 0
+    while g < ngroups:
+        start, end = _next_segment(groupdq, i, y, x, g)
+        n = end - start
+        g = max(end, g + 1)
+        if n < 1 or (n == 1 and (longest > 1 or used > 0)):
+            continue
+        if n == 1:
+            one = data[i, start, y, x] / tgroup
+            variance = 2.0 * read2 / (tgroup * gain) ** 2
+        elif n == 2:
+            one = np.float64(data[i, start + 1, y, x] - data[i, start, y, x]) / tgroup
+            variance = 2.0 * read2 / (tgroup * gain) ** 2
+        else:
+            rise = np.float64(data[i, end - 1, y, x] - data[i, start, y, x])
+            if np.isfinite(expected):
+                rise = expected * tgroup * (n - 1)
+            one = _fit_segment(data, i, y, x, start, n, weight_power(rise, read2, gain), tgroup)
+            variance = 12.0 * read2 / ((np.float64(n) ** 3 - n) * (tgroup * gain) ** 2)
+        weight += 1.0 / variance
+        slope += one / variance
+        used += max(n - 1, 1)
+    return slope / weight, 1.0 / weight, used, bits
+
+
+@kernel
+def fit_ramps(
+    data, groupdq, pixeldq, gain, read2, expected, weights, tgroup, first_time, suppress,
+    slope, unit_variance, var_rnoise, bits, y0, y1,
+):  # fmt: skip
+    """Fit every ramp.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Linearised signal [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Flags.
+    pixeldq : uint32 [y, x]
+        Static flags, copied into ``bits``.
+    gain : float32 [y, x]
+        e-/DN.
+    read2 : float32 [y, x]
+        Read-noise variance of one group [e-^2].
+    expected : float32 [y, x]
+        The template's slope [DN/s] for the choice of weights, NaN to take it from the ramp.
+    weights : float64 [power, group]
+        As `clean_weights`.
+    tgroup : float
+        Group time [s].
+    first_time : float
+        Time a one-group ramp integrates [s].
+    suppress : bool
+        suppress_one_group.
+    slope : float32 [integration, y, x]
+        [DN/s], written; NaN where there is none.
+    unit_variance : float32 [integration, y, x]
+        Poisson variance for a slope of 1 DN/s, written.
+    var_rnoise : float32 [integration, y, x]
+        [(DN/s)^2], written.
+    bits : uint32 [integration, y, x]
+        DQ, written.
+    y0, y1 : int
+        Rows.
+    """
+    n, ngroups, _, nx = data.shape
+    flagged = np.empty(nx, np.uint8)
+    classes = np.empty(nx, np.int8)
+    rise = np.empty(nx, np.float32)
+    present = np.empty(POWERS.size, np.bool_)
+    span = max(ngroups - 1, 1)
+    length = np.float64(ngroups)
+    scatter = 12.0 / (length**3 - length) if ngroups > 2 else 2.0
+    time = tgroup if ngroups > 1 else first_time
+    for i in range(n):
+        for y in range(y0, y1):
+            for x in range(nx):
+                flagged[x] = np.uint8(pixeldq[y, x] & DNU)
+            for g in range(ngroups):
+                for x in range(nx):
+                    flagged[x] |= groupdq[i, g, y, x] & ~PERS
+            if ngroups > 2:
+                present[:] = False
+                for x in range(nx):
+                    delta = np.float64(data[i, ngroups - 1, y, x] - data[i, 0, y, x])
+                    if np.isfinite(expected[y, x]):
+                        delta = expected[y, x] * tgroup * span
+                    classes[x] = weight_power(delta, read2[y, x], gain[y, x])
+                    present[classes[x]] = True
+                for power in range(POWERS.size):
+                    if not present[power]:
+                        continue
+                    for x in range(nx):
+                        if classes[x] == power:
+                            rise[x] = 0.0
+                    for g in range(1, ngroups):
+                        w = np.float32(weights[power, g])
+                        for x in range(nx):
+                            # relative to the first group, so that float32 keeps the full precision of the rise
+                            step = w * (data[i, g, y, x] - data[i, 0, y, x])
+                            rise[x] += step if classes[x] == power else np.float32(0.0)
+            elif ngroups == 2:
+                for x in range(nx):
+                    rise[x] = data[i, 1, y, x] - data[i, 0, y, x]
+            else:
+                for x in range(nx):
+                    rise[x] = data[i, 0, y, x]
+            for x in range(nx):
+                slope[i, y, x] = rise[x] / time
+                unit_variance[i, y, x] = 1.0 / (time * gain[y, x] * span)
+                var_rnoise[i, y, x] = scatter * read2[y, x] / (time * gain[y, x]) ** 2
+                bits[i, y, x] = pixeldq[y, x]
+            for x in range(nx):
+                if not flagged[x]:
+                    continue
+                value, variance, used, more = _fit_flagged(
+                    data, groupdq, i, y, x, np.float64(gain[y, x]), np.float64(read2[y, x]),
+                    np.float64(expected[y, x]), tgroup, suppress,
+                )  # fmt: skip
+                bits[i, y, x] |= more
+                if used > 0 and not bits[i, y, x] & DNU:
+                    slope[i, y, x] = value
+                    unit_variance[i, y, x] = 1.0 / (tgroup * gain[y, x] * used)
+                    var_rnoise[i, y, x] = variance
+                else:
+                    slope[i, y, x] = np.nan
+                    unit_variance[i, y, x] = np.nan
+                    var_rnoise[i, y, x] = np.nan
+
+
+@kernel
+def flux_scale(slope, pixels, template, scale):
+    """Scale of each integration against the template: the median of slope / template over bright pixels.
+
+    Parameters
+    ----------
+    slope : float32 [integration, y, x]
+        [DN/s].
+    pixels : int32 [pixel]
+        Flat indices of the pixels to use.
+    template : float32 [pixel]
+        The template's slope there [DN/s], positive.
+    scale : float64 [integration]
+        Written; 1 where no pixel is usable.
+    """
+    ratios = np.empty(pixels.size, np.float64)
+    nx = slope.shape[2]
+    for i in range(slope.shape[0]):
+        count = 0
+        for p in range(pixels.size):
+            value = slope[i, pixels[p] // nx, pixels[p] % nx]
+            if np.isfinite(value):
+                ratios[count] = value / template[p]
+                count += 1
+        scale[i] = np.median(ratios[:count]) if count > 0 else 1.0
+
+
+@kernel
+def finish_variance(slope, unit_variance, var_rnoise, err, template, scale, y0, y1):
+    """Turn the unit variance into the Poisson variance, and add up the error.
+
+    Parameters
+    ----------
+    slope : float32 [integration, y, x]
+        [DN/s]; read where the template is NaN.
+    unit_variance : float32 [integration, y, x]
+        In: variance per DN/s. Out: Poisson variance [(DN/s)^2].
+    var_rnoise : float32 [integration, y, x]
+        [(DN/s)^2].
+    err : float32 [integration, y, x]
+        [DN/s], written.
+    template : float32 [y, x]
+        Slope of the template [DN/s], NaN to use the integration's own.
+    scale : float64 [integration]
+        Flux scale of each integration.
+    y0, y1 : int
+        Rows.
+    """
+    for i in range(slope.shape[0]):
+        factor = np.float32(scale[i])
+        for y in range(y0, y1):
+            for x in range(slope.shape[2]):
+                level = template[y, x] * factor
+                if np.isnan(level):
+                    level = slope[i, y, x]
+                unit_variance[i, y, x] *= max(level, np.float32(0.0))
+                err[i, y, x] = np.sqrt(unit_variance[i, y, x] + var_rnoise[i, y, x])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RampFit(Operator):
+    """Fit slopes to ramps.
+
+    Parameters
+    ----------
+    algorithm
+        ``OLS_C``, the official step's default: optimally weighted ordinary least squares.
+    suppress_one_group
+        Give no slope to ramps with a single good group (ignored when the ramp has only one).
+    firstgroup, lastgroup
+        Use only groups ``firstgroup … lastgroup`` (0-based, inclusive).
+    """
+
+    name: ClassVar[str] = "ramp_fit"
+    accepts: ClassVar[str] = "ramp"
+    produces: ClassVar[str] = "rate"
+    references: ClassVar[tuple[str, ...]] = ("gain", "readnoise")
+
+    algorithm: Literal["OLS_C"] = "OLS_C"
+    suppress_one_group: bool = True
+    firstgroup: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    lastgroup: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+    @property
+    def coupling(self) -> Coupling:
+        """Weights and Poisson variance come from the scout's template."""
+        return Template(("image",))
+
+    def bind(self, binding: Binding) -> BoundRampStep:
+        """Prepare weights, noise and templates."""
+        info = binding.info
+        gain = reference_array(binding.references["gain"], "SCI", info.frame_shape, self.name)
+        read = reference_array(binding.references["readnoise"], "SCI", info.frame_shape, self.name)
+        unknown = ~(gain > 0)
+        pixeldq = binding.dq_plane | np.where(unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0))
+        # without a read noise there is neither weight nor error: the pixel cannot be used
+        pixeldq = pixeldq | np.where(np.isnan(read), np.uint32(dq.DO_NOT_USE), np.uint32(0))
+        scale = np.where(unknown, np.float32(1), gain).astype(np.float32)
+        # the reference is the noise of a difference of two single reads
+        read2 = np.nan_to_num((read * scale) ** 2 / (2.0 * info.nframes)).astype(np.float32)
+        template, pixels = _template(binding, info.frame_shape)
+        levels = np.ascontiguousarray(template.ravel()[pixels])
+        weights = clean_weights(max(info.ngroups, 2))
+        tgroup = float(np.float32(info.group_time))
+        first_time = (info.nframes + 1) * float(np.float32(info.frame_time)) / 2.0
+        suppress = self.suppress_one_group and info.ngroups > 1
+        outside = self._outside(info.ngroups)
+
+        def fit(tile: Tile, y0: int, y1: int) -> None:
+            rate: Any = tile.rate
+            for group in outside:
+                tile.groupdq[:, group, y0:y1] |= DNU
+            fit_ramps(
+                tile.data, tile.groupdq, pixeldq, scale, read2, template, weights, tgroup, first_time, suppress,
+                rate.data, rate.var_poisson, rate.var_rnoise, rate.dq, y0, y1,
+            )  # fmt: skip
+
+        def find_scale(tile: Tile, y0: int, y1: int) -> None:
+            rate: Any = tile.rate
+            flux_scale(rate.data, pixels, levels, tile.scratch["ramp_fit.scale"])
+
+        def finish(tile: Tile, y0: int, y1: int) -> None:
+            rate: Any = tile.rate
+            finish_variance(
+                rate.data, rate.var_poisson, rate.var_rnoise, rate.err, template, tile.scratch["ramp_fit.scale"], y0, y1
+            )
+
+        passes = (RowPass(fit), RowPass(find_scale, frame=True), RowPass(finish))
+        return BoundRampStep(
+            self.name, pixeldq, passes, {"ramp_fit.scale": ((), np.float64)}, produces="rate"
+        )  # fmt: skip
+
+    def _outside(self, ngroups: int) -> list[int]:
+        first = self.firstgroup or 0
+        last = ngroups - 1 if self.lastgroup is None else min(self.lastgroup, ngroups - 1)
+        if first >= last:
+            return []  # as the official step: a range of fewer than two groups is ignored
+        return [group for group in range(ngroups) if not first <= group <= last]
+
+
+def _template(binding: Binding, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Template slopes [y, x] and the flat indices of the brightest usable pixels."""
+    image = binding.templates.get("image")
+    if image is None:
+        return np.full(shape, np.nan, np.float32), np.empty(0, np.int32)
+    image = np.ascontiguousarray(image, np.float32)
+    usable = np.where(np.isfinite(image) & ((binding.dq_plane & dq.DO_NOT_USE) == 0), image, 0.0).ravel()
+    order = np.argsort(-usable, kind="stable")[:SCALE_PIXELS]
+    bright = order[usable[order] > 0.3 * usable[order[: max(1, len(order) // 10)]].mean()]
+    return image, np.sort(bright).astype(np.int32)

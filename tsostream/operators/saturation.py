@@ -1,0 +1,242 @@
+"""saturation: flag samples at or above full well, below zero, and their neighbours (spec stage 1, section 6).
+
+"Once saturated, always saturated" makes the flags of a pixel one number: the first saturated group. Growing the flags
+to neighbours is then a minimum over the neighbourhood, for all groups at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.jit import kernel
+from tsostream.operators.tile import Tile
+
+__all__ = ["Saturation", "find_first_saturated", "find_spilled", "flag_spilled", "grow_saturated"]
+
+SAT = np.uint8(dq.SATURATED)
+DNU = np.uint8(dq.DO_NOT_USE)
+FLOOR = np.uint8(dq.AD_FLOOR | dq.DO_NOT_USE)
+
+
+@kernel
+def find_first_saturated(data, groupdq, threshold, first, y0, y1):
+    """Find the first group at or above the threshold, and flag samples at the A/D floor.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Raw samples [DN].
+    groupdq : uint8 [integration, group, y, x]
+        AD_FLOOR and DO_NOT_USE are set where ``data <= 0``.
+    threshold : float32 [y, x]
+        Saturation level [DN]; 65536 where not to be checked.
+    first : int16 [integration, y, x]
+        Index of the first saturated group, NGROUPS if none; written.
+    y0, y1 : int
+        Rows.
+    """
+    ngroups = data.shape[1]
+    for i in range(data.shape[0]):
+        for y in range(y0, y1):
+            for x in range(data.shape[3]):
+                first[i, y, x] = ngroups
+            for g in range(ngroups - 1, -1, -1):
+                for x in range(data.shape[3]):
+                    value = data[i, g, y, x]
+                    # walking backwards, the last one written is the earliest
+                    if value >= threshold[y, x]:
+                        first[i, y, x] = g
+                    if value <= 0.0:
+                        groupdq[i, g, y, x] |= FLOOR
+
+
+@kernel
+def grow_saturated(data, groupdq, first, grown, threshold, bias, reach, nframes, check_second, y0, y1):
+    """Set SATURATED from the first saturated group of the neighbourhood on; then look at the second group.
+
+    The second-group rule: a pixel whose third group saturates although its first group, extrapolated, would not have
+    reached the threshold was hit within the second group, which is then DO_NOT_USE.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Raw samples [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Changed in place.
+    first : int16 [integration, y, x]
+        First saturated group of each pixel itself.
+    grown : int16 [integration, y, x]
+        First saturated group including neighbours; written.
+    threshold, bias : float32 [y, x]
+        Saturation level and superbias [DN].
+    reach : int
+        n_pix_grow_sat.
+    nframes : int
+        Frames per group.
+    check_second : bool
+        Whether to apply the second-group rule.
+    y0, y1 : int
+        Rows.
+    """
+    n, ngroups, ny, nx = data.shape
+    mean_first = (nframes + 1) / 2.0
+    last_third = 3.0 * nframes
+    for i in range(n):
+        for y in range(y0, y1):
+            lowest = ngroups
+            for x in range(nx):
+                grown[i, y, x] = first[i, y, x]
+            for dy in range(-reach, reach + 1):
+                if y + dy < 0 or y + dy >= ny:
+                    continue
+                for x in range(nx):
+                    if first[i, y + dy, x] < ngroups:
+                        value = first[i, y + dy, x]
+                        lowest = min(lowest, value)
+                        for k in range(max(0, x - reach), min(nx, x + reach + 1)):
+                            grown[i, y, k] = min(grown[i, y, k], value)
+            for g in range(lowest, ngroups):
+                for x in range(nx):
+                    if grown[i, y, x] <= g:
+                        groupdq[i, g, y, x] |= SAT
+            if check_second and lowest <= 2 and ngroups > 2:
+                for x in range(nx):
+                    if grown[i, y, x] != 2:
+                        continue
+                    start = np.float64(data[i, 0, y, x])
+                    level = np.float64(threshold[y, x])
+                    b = np.float64(bias[y, x])
+                    if (start - b) / mean_first * last_third + b < level and (
+                        np.float64(data[i, 1, y, x] - data[i, 0, y, x]) > (level - start) / nframes
+                    ):
+                        groupdq[i, 1, y, x] |= DNU
+
+
+@kernel
+def find_spilled(data, groupdq, grown, threshold, check, nframes, spilled, y0, y1):
+    """Find the group before the first saturated one whose last frames must have saturated already (NFRAMES > 1).
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Raw samples [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Read.
+    grown : int16 [integration, y, x]
+        First saturated group including neighbours.
+    threshold : float32 [y, x]
+        Saturation level [DN].
+    check : bool [y, x]
+        False where the reference says NO_SAT_CHECK.
+    nframes : int
+        Frames per group.
+    spilled : int16 [integration, y, x]
+        Index of the group to flag, -1 if none; written.
+    y0, y1 : int
+        Rows.
+    """
+    for i in range(data.shape[0]):
+        for y in range(y0, y1):
+            for x in range(data.shape[3]):
+                g = grown[i, y, x] - 1
+                spilled[i, y, x] = -1
+                if g < 0 or g >= data.shape[1] - 1 or groupdq[i, g, y, x] & (SAT | DNU):
+                    continue
+                dilution = (g * nframes + (nframes + 1) / 2.0) / ((g + 1.0) * nframes) if check[y, x] else 1.0
+                if data[i, g, y, x] >= threshold[y, x] * dilution:
+                    spilled[i, y, x] = g
+
+
+@kernel
+def flag_spilled(groupdq, spilled, reach, y0, y1):
+    """Set DO_NOT_USE in the spilled group of each pixel and in the same group of its neighbours.
+
+    Parameters
+    ----------
+    groupdq : uint8 [integration, group, y, x]
+        Changed in place.
+    spilled : int16 [integration, y, x]
+        Group index or -1.
+    reach : int
+        n_pix_grow_sat.
+    y0, y1 : int
+        Rows.
+    """
+    n, _, ny, nx = groupdq.shape
+    for i in range(n):
+        for y in range(y0, y1):
+            for near in range(max(0, y - reach), min(ny, y + reach + 1)):
+                for x in range(nx):
+                    g = spilled[i, near, x]
+                    if g >= 0:
+                        for k in range(max(0, x - reach), min(nx, x + reach + 1)):
+                            groupdq[i, g, y, k] |= DNU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saturation(Operator):
+    """Flag saturated samples and those at the A/D floor.
+
+    Parameters
+    ----------
+    n_pix_grow_sat
+        Also flag neighbours within this many pixels (charge spilling).
+    use_readpatt
+        With several frames per group, also flag the group in whose last frames the pixel saturated.
+    """
+
+    name: ClassVar[str] = "saturation"
+    references: ClassVar[tuple[str, ...]] = ("saturation",)
+    optional_references: ClassVar[tuple[str, ...]] = ("superbias",)
+
+    n_pix_grow_sat: Annotated[int, msgspec.Meta(ge=0, le=50)] = 1
+    use_readpatt: bool = True
+
+    def bind(self, binding: Binding) -> BoundRampStep:
+        """Prepare thresholds: NaN or NO_SAT_CHECK never saturates."""
+        info = binding.info
+        reference = binding.references["saturation"]
+        level = reference_array(reference, "SCI", info.frame_shape, self.name)
+        bits = reference_array(reference, "DQ", info.frame_shape, self.name).copy()
+        unchecked = ((bits & dq.NO_SAT_CHECK) != 0) | np.isnan(level)
+        bits[np.isnan(level)] |= dq.NO_SAT_CHECK
+        threshold = np.where(unchecked, np.float32(65536), level).astype(np.float32)
+        check = ~unchecked
+        bias = np.zeros(info.frame_shape, np.float32)
+        if "superbias" in binding.references:
+            bias = reference_array(binding.references["superbias"], "SCI", info.frame_shape, self.name)
+        reach, nframes, second = self.n_pix_grow_sat, info.nframes, self.use_readpatt
+
+        def find(tile: Tile, y0: int, y1: int) -> None:
+            find_first_saturated(tile.data, tile.groupdq, threshold, tile.scratch["saturation.first"], y0, y1)
+
+        def grow(tile: Tile, y0: int, y1: int) -> None:
+            scratch = tile.scratch
+            grow_saturated(
+                tile.data, tile.groupdq, scratch["saturation.first"], scratch["saturation.grown"],
+                threshold, bias, reach, nframes, second, y0, y1,
+            )  # fmt: skip
+
+        def find_spill(tile: Tile, y0: int, y1: int) -> None:
+            scratch = tile.scratch
+            find_spilled(
+                tile.data, tile.groupdq, scratch["saturation.grown"], threshold, check, nframes,
+                scratch["saturation.spilled"], y0, y1,
+            )  # fmt: skip
+
+        def flag_spill(tile: Tile, y0: int, y1: int) -> None:
+            flag_spilled(tile.groupdq, tile.scratch["saturation.spilled"], reach, y0, y1)
+
+        plane = (info.frame_shape, np.int16)
+        passes = [RowPass(find), RowPass(grow, halo=reach)]
+        scratch = {"saturation.first": plane, "saturation.grown": plane}
+        if self.use_readpatt and nframes > 1:
+            passes += [RowPass(find_spill), RowPass(flag_spill, halo=reach)]
+            scratch["saturation.spilled"] = plane
+        return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), scratch)

@@ -1,0 +1,156 @@
+"""Walking several steps over a band of rows while it is in cache.
+
+A tile is a few integrations and the scratch of one worker. The steps' row passes advance as a wave: the first pass is
+ahead, a pass with a halo of *h* rows follows *h* rows behind, a frame pass waits until all rows are there. So each
+step finds the previous one's result in the level-2 cache, and neighbours are always complete when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.payload import Ramp, Rate, Times
+from tsostream.operators.base import BoundRampStep, RowPass
+
+__all__ = ["Tile", "TilePlan", "allocate_rate", "plan_tile", "run_alone", "run_passes"]
+
+#: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache [bytes]
+BAND_BYTES = 512 * 1024
+
+
+@dataclass
+class Tile:
+    """A few integrations on their way through the ramp steps.
+
+    Parameters
+    ----------
+    first
+        Number in the exposure of the tile's first integration.
+    raw : uint16 [integration, group, y, x]
+        Words of the file, still big-endian; None when the ramps are already decoded.
+    data : float32 [integration, group, y, x]
+        Signal [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Flags of each sample.
+    rate
+        Where the ramp fit writes; views of the block's arrays.
+    scratch
+        Name -> array [integration, ...].
+    """
+
+    first: int
+    raw: np.ndarray | None
+    data: np.ndarray
+    groupdq: np.ndarray
+    rate: Rate | None
+    scratch: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Integrations in the tile."""
+        return self.data.shape[0]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How many integrations and rows a tile takes, and the bytes one worker holds for it."""
+
+    integrations: int
+    rows: int
+    bytes: int
+
+
+def plan_tile(info: ExposureInfo, steps: Sequence[BoundRampStep]) -> TilePlan:
+    """Choose integrations and rows per tile so that a band of all groups stays in cache.
+
+    Small subarrays take several integrations at once, which spreads the cost of a kernel call; large ones take one
+    integration and a few rows. Results do not depend on the choice.
+    """
+    row = info.ngroups * info.nx * 5
+    frame = row * info.ny
+    integrations = max(1, min(64, BAND_BYTES // frame))
+    rows = info.ny if integrations > 1 else max(1, min(info.ny, BAND_BYTES // row))
+    scratch = sum(
+        int(np.prod(shape)) * np.dtype(dtype).itemsize for step in steps for shape, dtype in step.scratch.values()
+    )
+    return TilePlan(integrations, rows, integrations * (frame + scratch))
+
+
+def run_passes(tile: Tile, passes: Sequence[RowPass], ny: int, rows: int) -> None:
+    """Send a tile through all passes as a wave of bands.
+
+    Parameters
+    ----------
+    tile
+        Integrations and scratch.
+    passes
+        All passes of all steps, in order.
+    ny
+        Rows of the subarray.
+    rows
+        Rows per band.
+    """
+    lags, lag = [], 0
+    for one in passes:
+        lag += ny if one.frame else one.halo
+        lags.append(lag)
+    done = [0] * len(passes)
+    front = 0
+    while passes and done[-1] < ny:
+        front += rows
+        for index, one in enumerate(passes):
+            reach = min(ny, front - lags[index])
+            if one.frame:
+                # all earlier passes are complete as soon as this one would touch its first row
+                if reach > 0 and done[index] == 0:
+                    one.run(tile, 0, ny)
+                    done[index] = ny
+            elif reach > done[index]:
+                one.run(tile, done[index], reach)
+                done[index] = reach
+
+
+def allocate_rate(info: ExposureInfo, first: int, count: int, times: Times) -> Rate:
+    """Make the arrays a ramp fit writes into."""
+    shape = (count, *info.frame_shape)
+    return Rate(
+        first=first,
+        data=np.empty(shape, np.float32),
+        err=np.empty(shape, np.float32),
+        var_poisson=np.empty(shape, np.float32),
+        var_rnoise=np.empty(shape, np.float32),
+        dq=np.empty(shape, np.uint32),
+        times=times,
+    )
+
+
+def make_scratch(steps: Sequence[BoundRampStep], integrations: int) -> dict[str, np.ndarray]:
+    """Allocate the working arrays of all steps for one worker."""
+    return {
+        name: np.empty((integrations, *shape), dtype)
+        for step in steps
+        for name, (shape, dtype) in step.scratch.items()
+    }
+
+
+def run_alone(step: BoundRampStep, block: Ramp | Rate) -> list[Ramp] | list[Rate]:
+    """Run one bound step on a block, in place where it does not change the kind of payload (tests, notebooks)."""
+    ny, nx = block.data.shape[-2:]
+    scratch = make_scratch([step], block.count)
+    if isinstance(block, Rate):
+        tile = Tile(block.first, None, block.data[:, None], np.zeros((block.count, 1, ny, nx), np.uint8), block, scratch)
+        run_passes(tile, step.passes, ny, ny)
+        return [block]
+    rate = None
+    if step.produces == "rate":
+        planes = [np.empty((block.count, ny, nx), np.float32) for _ in range(4)]
+        rate = Rate(block.first, *planes, np.empty((block.count, ny, nx), np.uint32), block.times)
+    tile = Tile(block.first, None, block.data, block.groupdq, rate, scratch)
+    run_passes(tile, step.passes, ny, ny)
+    if rate is not None:
+        return [rate]
+    return [Ramp(block.first, block.data, block.groupdq, step.pixeldq, block.times)]

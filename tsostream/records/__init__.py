@@ -1,0 +1,22 @@
+"""Finished integrations become Arrow rows: schemas, quality bits, batches. The home of the row layout."""
+
+from __future__ import annotations
+
+from tsostream.records.batcher import Batcher, RowPair
+from tsostream.records.metadata import METADATA_KEY, decode_metadata, encode_metadata
+from tsostream.records.quality import QUALITY_BITS, Quality
+from tsostream.records.rows import to_batches
+from tsostream.records.schema import light_curve_schema, spectra_schema
+
+__all__ = [
+    "METADATA_KEY",
+    "QUALITY_BITS",
+    "Batcher",
+    "Quality",
+    "RowPair",
+    "decode_metadata",
+    "encode_metadata",
+    "light_curve_schema",
+    "spectra_schema",
+    "to_batches",
+]

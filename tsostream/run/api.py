@@ -1,0 +1,123 @@
+"""The Python face of the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from tsostream.records import Batcher, RowPair
+from tsostream.run.setup import Request, prepare_all
+from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_rows
+
+__all__ = ["process", "run_request", "stream"]
+
+
+def _request(inputs: str | Path | Sequence[str | Path], out: Path | None, options: dict[str, Any]) -> Request:
+    many = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    for name in ("settings", "skip_steps", "overrides"):
+        if name in options:
+            options[name] = tuple(options[name])
+    for name in ("refs_dir", "wavelengths"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    return Request(inputs=tuple(many), out=out, **options)
+
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run in this thread, or, where a loop is running already (a notebook), in one of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    box: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            box["value"] = asyncio.run(coroutine)
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=target, name="tsostream-loop")
+    thread.start()
+    thread.join()
+    if "error" in box:
+        raise box["error"]
+    return box["value"]
+
+
+async def run_request(request: Request, observer: Observer | None = None) -> list[Result]:
+    """Process all exposures of a request, one after the other."""
+    return [await run_exposure(prepared, observer) for prepared in prepare_all(request)]
+
+
+def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **options: Any) -> list[Path]:
+    """Reduce exposures into light curves and spectra.
+
+    Parameters
+    ----------
+    inputs
+        Segment files, a directory, or an association.
+    out
+        The light curve to write; several exposures or detectors make one each (``lc.nrs1.arrow``, …).
+    **options
+        Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths, scout,
+        level, allow_gaps, workers, max_memory, overwrite, hash_inputs``.
+
+    Returns
+    -------
+    list of Path
+        The light curves, to be read with `tsostream.open`.
+
+    Raises
+    ------
+    TsoStreamError
+        See `tsostream.errors`.
+    """
+    results = _run(run_request(_request(inputs, Path(out), options)))
+    return [result.out for result in results]
+
+
+async def stream(inputs: str | Path | Sequence[str | Path], **options: Any) -> AsyncIterator[RowPair]:
+    """Hand out the record batches of one exposure while they are made; nothing is written.
+
+    Parameters
+    ----------
+    inputs, **options
+        As for `process`.
+
+    Yields
+    ------
+    RowPair
+        ``light_curve`` and ``spectra`` (None for images), in integration order.
+
+    Raises
+    ------
+    InputError
+        Also when the inputs hold more than one exposure: give them one at a time.
+    """
+    from tsostream.errors import InputError
+
+    runs = prepare_all(_request(inputs, None, options))
+    if len(runs) != 1:
+        raise InputError(f"the inputs hold {len(runs)} exposures; stream() takes one at a time")
+    with ThreadPoolExecutor(runs[0].plan.workers, thread_name_prefix="tsostream") as pool:
+        ready = await asyncio.to_thread(ready_to_stream, runs[0], pool, Silent())
+        info = runs[0].exposure.info
+        batcher = Batcher(
+            exposure_id=info.exposure_id,
+            detector=info.detector,
+            lc_schema=ready.lc_schema,
+            spectra_schema=ready.spectra_schema,
+        )
+        rows = stream_rows(ready, pool)
+        async with aclosing(rows):  # type: ignore[type-var]
+            async for measurement in rows:
+                for pair in batcher.push(measurement):
+                    yield pair
+        for pair in batcher.flush():
+            yield pair

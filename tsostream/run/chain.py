@@ -1,0 +1,236 @@
+"""The steps of a run, bound to an exposure: raw blocks in, measurements out.
+
+Ramp steps up to the slopes are walked band by band (`tsostream.operators.tile`); what follows takes whole blocks. A
+chain holds no state between blocks, so blocks may be worked on side by side; each worker borrows a workspace.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tsostream.errors import ConfigError, OperatorError, Problem, TsoStreamError
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.payload import Measurement, Rate, Raw
+from tsostream.integration.reference import Reference
+from tsostream.operators.base import Binding, BoundRampStep, BoundStep
+from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
+from tsostream.operators.tile import Tile, TilePlan, allocate_rate, make_scratch, plan_tile, run_passes
+from tsostream.run.config import Config
+
+__all__ = ["Chain", "RateChain", "bind_measurement", "bind_rates"]
+
+_ORDER = {"ramp": 0, "rate": 1, "measurement": 2}
+
+
+@dataclass
+class _Workspace:
+    """Arrays of one worker: a few integrations of decoded ramps and the steps' scratch."""
+
+    data: np.ndarray
+    groupdq: np.ndarray
+    scratch: dict[str, np.ndarray]
+
+
+@dataclass
+class RateChain:
+    """From raw blocks to slopes.
+
+    Parameters
+    ----------
+    info
+        The exposure.
+    steps
+        Bound ramp steps; none when the files hold slopes.
+    pixeldq : uint32 [y, x]
+        Static DQ plane after all steps.
+    plan
+        Tile size.
+    """
+
+    info: ExposureInfo
+    steps: tuple[BoundRampStep, ...]
+    pixeldq: np.ndarray
+    plan: TilePlan
+    _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
+
+    def rates(self, raw: Raw) -> Rate:
+        """Calibrate a block, and give its buffer back.
+
+        Raises
+        ------
+        OperatorError
+            A step failed.
+        """
+        try:
+            return self._fit(raw) if self.info.is_ramp else self._decode(raw)
+        finally:
+            raw.release()
+
+    def _decode(self, raw: Raw) -> Rate:
+        data = decode_floats(raw.arrays["SCI"])
+        missing = [name for name in ("VAR_POISSON", "VAR_RNOISE") if name not in raw.arrays]
+        err = decode_floats(raw.arrays["ERR"]) if "ERR" in raw.arrays else np.full_like(data, np.nan)
+        if missing:
+            # old products have only the total error
+            poisson, rnoise = np.zeros_like(data), err**2
+        else:
+            poisson, rnoise = decode_floats(raw.arrays["VAR_POISSON"]), decode_floats(raw.arrays["VAR_RNOISE"])
+        bits = decode_bits(raw.arrays["DQ"]) if "DQ" in raw.arrays else np.zeros(data.shape, np.uint32)
+        flat = decode_floats(raw.arrays["VAR_FLAT"]) if "VAR_FLAT" in raw.arrays else None
+        return Rate(raw.first, data, err, poisson, rnoise, bits, raw.times, flat)
+
+    def _fit(self, raw: Raw) -> Rate:
+        words = raw.arrays["SCI"]
+        rate = allocate_rate(self.info, raw.first, raw.count, raw.times)
+        space = self._borrow()
+        passes = [decode_pass, *(one for step in self.steps for one in step.passes)]
+        try:
+            for start in range(0, raw.count, self.plan.integrations):
+                stop = min(start + self.plan.integrations, raw.count)
+                part = slice(start, stop)
+                n = stop - start
+                tile = Tile(
+                    first=raw.first + start,
+                    raw=words[part],
+                    data=space.data[:n],
+                    groupdq=space.groupdq[:n],
+                    rate=Rate(
+                        raw.first + start, rate.data[part], rate.err[part], rate.var_poisson[part],
+                        rate.var_rnoise[part], rate.dq[part], raw.times[part],
+                    ),
+                    scratch={name: array[:n] for name, array in space.scratch.items()},
+                )  # fmt: skip
+                run_passes(tile, passes, self.info.ny, self.plan.rows)
+        finally:
+            self._idle.put(space)
+        return rate
+
+    def _borrow(self) -> _Workspace:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            info, n = self.info, self.plan.integrations
+            shape = (n, info.ngroups, info.ny, info.nx)
+            return _Workspace(np.empty(shape, np.float32), np.empty(shape, np.uint8), make_scratch(self.steps, n))
+
+
+@dataclass
+class Chain:
+    """From raw blocks to measurements.
+
+    Parameters
+    ----------
+    rates
+        The part up to the slopes.
+    steps
+        Bound steps on slopes and measurements, in order.
+    key
+        ``(order, aperture)`` of the rows.
+    """
+
+    rates: RateChain
+    steps: tuple[BoundStep, ...]
+    key: tuple[int, int]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def measure(self, raw: Raw) -> Measurement:
+        """Take a block through all steps.
+
+        Raises
+        ------
+        OperatorError
+            A step failed; names it and the integrations.
+        """
+        if not raw.present:
+            raw.release()
+            return self.absent(raw)
+        number = raw.first
+        last = raw.first + raw.count - 1
+        name = "ramp_fit"
+        try:
+            began = time.perf_counter()
+            block: Any = self.rates.rates(raw)
+            self._clock("ramps to slopes" if self.rates.info.is_ramp else "decode", began)
+            for step in self.steps:
+                name, began = step.name, time.perf_counter()
+                (block,) = step.push(block)
+                self._clock(name, began)
+        except TsoStreamError:
+            raise
+        except Exception as error:
+            raise OperatorError(
+                f"step {name} failed on integrations {number}-{last}: {type(error).__name__}: {error}; "
+                "please report this with the input's header"
+            ) from error
+        return block
+
+    def absent(self, raw: Raw) -> Measurement:
+        """Rows for integrations that are not there."""
+        return Measurement(raw.first, raw.times, (self.key,), {}, {}, np.zeros(raw.count, bool))
+
+    def _clock(self, name: str, began: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def bind_rates(
+    config: Config,
+    info: ExposureInfo,
+    references: Mapping[str, Reference],
+    templates: Mapping[str, Any],
+) -> RateChain:
+    """Bind all ramp steps; the static DQ plane goes from one to the next.
+
+    Raises
+    ------
+    ConfigError, ReferenceMismatchError
+        When a step refuses the exposure or a reference.
+    """
+    steps: list[BoundRampStep] = []
+    pixeldq = np.zeros(info.frame_shape, np.uint32)
+    for operator in config.operators:
+        if operator.accepts == "measurement" or operator.produces == "measurement":
+            continue
+        wanted = (*operator.references, *operator.optional_references)
+        chosen = {name: references[name] for name in wanted if name in references}
+        bound: Any = operator.bind(Binding(info, chosen, pixeldq, templates))
+        pixeldq = bound.pixeldq
+        steps.append(bound)
+    _check_order(config)
+    if info.is_ramp and not any(step.produces == "rate" and step.name == "ramp_fit" for step in steps):
+        raise ConfigError(Problem("no step turns ramps into slopes", todo="do not skip ramp_fit", code="parameter"))
+    return RateChain(info, tuple(steps), pixeldq, plan_tile(info, steps))
+
+
+def bind_measurement(
+    config: Config,
+    rates: RateChain,
+    references: Mapping[str, Reference],
+    templates: Mapping[str, Any],
+    names: tuple[str, ...],
+) -> tuple[BoundStep, ...]:
+    """Bind the named steps after the slopes."""
+    bound = []
+    for operator in config.operators:
+        if operator.name in names:
+            wanted = (*operator.references, *operator.optional_references)
+            chosen = {name: references[name] for name in wanted if name in references}
+            bound.append(operator.bind(Binding(rates.info, chosen, rates.pixeldq, templates)))
+    return tuple(bound)
+
+
+def _check_order(config: Config) -> None:
+    """Ramp -> Ramp*, one Ramp -> Rate, Rate -> Rate*, one Rate -> Measurement, Measurement*."""
+    stage = None
+    for operator in config.operators:
+        accepts, produces = _ORDER[operator.accepts], _ORDER[operator.produces]
+        if stage is not None and accepts != stage:
+            raise ConfigError(
+                Problem(f"step {operator.name} takes {operator.accepts} blocks, which the step before does not make")
+            )
+        stage = produces

@@ -1,0 +1,172 @@
+"""What a run will hold in memory, computed before it starts.
+
+Nothing in it depends on the number of integrations or on the size of the files: buffers of the reader, workspaces of
+the workers, blocks in flight, the scout's stack, the references.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tsostream.errors import ConfigError, MemoryLimitError, Problem
+from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
+from tsostream.run.chain import RateChain
+from tsostream.run.scout import ScoutPlan, stack_size
+
+__all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
+
+#: what the interpreter takes with all libraries and kernels loaded, before any data [bytes]
+PROGRAM_BYTES = 190 << 20
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Sizes of a run.
+
+    Parameters
+    ----------
+    workers
+        Blocks worked on side by side.
+    block_bytes
+        Size of a block as read.
+    block_integrations
+        Integrations per block.
+    read_ahead
+        Blocks read before they are asked for.
+    program, buffers, references, workspaces, blocks, scout, rows
+        Parts of the total [bytes].
+    """
+
+    workers: int
+    block_bytes: int
+    block_integrations: int
+    read_ahead: int
+    program: int
+    buffers: int
+    references: int
+    workspaces: int
+    blocks: int
+    scout: int
+    rows: int
+
+    @property
+    def total(self) -> int:
+        """Peak memory of the run [bytes]: scout and stream follow each other."""
+        return self.program + self.buffers + self.references + self.workspaces + max(
+            self.blocks + self.rows, self.blocks + self.scout
+        )
+
+    def lines(self) -> list[str]:
+        """The parts, one line each."""
+        parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
+        return [f"{name:<12}{getattr(self, name) / 1e6:9.1f} MB" for name in parts]
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now, 0 where the system does not tell."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"VmRSS:\s+(\d+) kB", text)
+    return int(match.group(1)) * 1024 if match else 0
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``2GB``, ``500 MB``, ``1.5GiB`` or a plain number of bytes.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of them.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    try:
+        number = float(match.group(1)) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if not match or number <= 0:
+        raise ConfigError(Problem("expected an amount of memory", f"--max-memory {text}", "write for example 2GB", "memory"))
+    power = " kmgt".index(match.group(2).lower() or " ")
+    return int(number * (1024 if match.group(3) else 1000) ** power)
+
+
+def make_plan(
+    exposure: Exposure,
+    rates: RateChain,
+    scout: ScoutPlan,
+    *,
+    reference_bytes: int,
+    workers: int,
+    max_memory: int | None = None,
+) -> MemoryPlan:
+    """Choose block size and workers, shrinking them until the run fits.
+
+    Raises
+    ------
+    MemoryLimitError
+        When even the smallest plan needs more than ``max_memory``.
+    """
+    block_bytes, read_ahead = BLOCK_BYTES, 2
+    while True:
+        plan = _size(exposure, rates, scout, reference_bytes, workers, block_bytes, read_ahead)
+        if max_memory is None or plan.total <= max_memory:
+            return plan
+        if block_bytes > (1 << 20):
+            block_bytes //= 2
+        elif workers > 1:
+            workers -= 1
+        elif read_ahead > 0:
+            read_ahead -= 1
+        elif block_bytes > 1:
+            block_bytes = 1  # one integration
+        else:
+            raise MemoryLimitError(
+                f"{exposure.label}: the smallest plan takes {plan.total / 1e6:.0f} MB, more than the "
+                f"{max_memory / 1e6:.0f} MB allowed; raise --max-memory, or give --scout spread:8 for a "
+                f"smaller scout\n  " + "\n  ".join(plan.lines())
+            )
+
+
+def _size(
+    exposure: Exposure,
+    rates: RateChain,
+    scout: ScoutPlan,
+    reference_bytes: int,
+    workers: int,
+    block_bytes: int,
+    read_ahead: int,
+) -> MemoryPlan:
+    info = exposure.info
+    frame = int(np.prod(info.frame_shape))
+    length = min(block_length(exposure, block_bytes=block_bytes), max(exposure.count, 1))
+    # SCI, ERR, two variances, DQ; slopes from files may bring a flat-field variance and pass through a copy
+    rate = length * frame * (20 if info.is_ramp else 28)
+    columns = max(info.frame_shape) if info.is_spectroscopy else 1
+    measurement = length * columns * 120
+    in_flight = workers + 2
+    images = 0 if scout.kind == "file" else stack_size(scout, exposure)
+    # the stack, the statistics' planes, and one block's variance
+    stack = (images + min(images, 9)) * frame * 4 + frame * 40 + length * frame * 9
+    return MemoryPlan(
+        workers=workers,
+        block_bytes=block_bytes,
+        block_integrations=length,
+        read_ahead=read_ahead,
+        program=PROGRAM_BYTES,
+        buffers=buffer_bytes(exposure, block_bytes=block_bytes, read_ahead=read_ahead, in_use=in_flight),
+        references=reference_bytes + sum(_step_bytes(rates, frame)),
+        workspaces=workers * rates.plan.bytes if info.is_ramp else 0,
+        blocks=in_flight * (rate + measurement),
+        scout=stack,
+        rows=64 * columns * 60 * 4,
+    )
+
+
+def _step_bytes(rates: RateChain, frame: int) -> list[int]:
+    """Prepared copies of references that the bound steps keep: about two planes each, the dark ramp once more."""
+    return [2 * 4 * frame for _ in rates.steps] + [4 * frame * rates.info.ngroups if rates.steps else 0]

@@ -1,0 +1,130 @@
+"""What an output says about how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsostream.errors import ReadError
+from tsostream.files import TIME_FLAGS
+from tsostream.run.scout import Scout
+from tsostream.run.setup import Prepared
+
+__all__ = ["describe_start", "package_versions", "run_fingerprint"]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    versions = {"python": platform.python_version()}
+    for name in ("tsostream", "numpy", "scipy", "numba", "pyarrow", "astropy", "aiofiles"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be read for --hash-inputs ({error.strerror}); check the file") from error
+    return digest.hexdigest()
+
+
+def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -> dict[str, Any]:
+    """Collect what is known before the first row.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    scout
+        Its templates.
+    measured
+        What binding the measuring steps found: trace, aperture, wavelengths, unit.
+    """
+    info, exposure = prepared.exposure.info, prepared.exposure
+    inputs = []
+    for segment in exposure.segments:
+        entry = {
+            "path": str(Path(segment.source_path).absolute()),
+            "size": segment.size,
+            "mtime_ns": segment.mtime_ns,
+            "header_sha256": segment.header_sha256,
+        }
+        if prepared.request.hash_inputs:
+            entry["sha256"] = _sha256(Path(segment.source_path))
+        inputs.append(entry)
+    return {
+        "exposure": {
+            name: getattr(info, name)
+            for name in (
+                "exposure_id", "instrument", "detector", "exp_type", "level", "subarray", "nx", "ny", "nints", "ngroups",
+                "nframes", "groupgap", "readpatt", "filter", "pupil", "grating", "frame_time", "group_time",
+                "integration_time",
+            )
+        },
+        "target": info.header.get("TARGNAME") or info.header.get("TARGPROP") or "",
+        "first_integration": exposure.first,
+        "last_integration": exposure.last,
+        "gaps": exposure.gaps,
+        "segments": [
+            {"file": Path(s.source_path).name, "segment": s.segment_number, "intstart": s.first, "intend": s.last}
+            for s in exposure.segments
+        ],
+        "inputs": inputs,
+        "config": {
+            "source": prepared.config.source,
+            "steps": prepared.config.parameters(),
+            "skipped": prepared.config.skipped,
+            "scope": "streaming",
+        },
+        "references": {
+            name: {"file": r.name, "path": r.path, "sha256": r.sha256, "source": prepared.sources.get(name, "")}
+            for name, r in prepared.references.items()
+        },
+        "scout": {
+            "kind": prepared.scout.kind,
+            "integrations": scout.numbers,
+            "sha256": scout_hash(scout),
+            **scout.facts,
+        },
+        "wavelength_source": prepared.wavelength_source or "none: pixel index",
+        "time_flag_bits": TIME_FLAGS,
+        "versions": package_versions(),
+        "notes": prepared.notes,
+        **measured,
+    }  # fmt: skip
+
+
+def scout_hash(scout: Scout) -> str:
+    """Hash of the templates."""
+    digest = hashlib.sha256()
+    for array in (scout.image, scout.scatter, scout.variance, np.array(scout.numbers)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def run_fingerprint(start: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for a run to be resumed."""
+    return {
+        "exposure": start["exposure"],
+        "first_integration": start["first_integration"],
+        "last_integration": start["last_integration"],
+        "inputs": {
+            Path(one["path"]).name: [one["size"], one["header_sha256"]] for one in start["inputs"]
+        },
+        "config": start["config"]["steps"],
+        "references": {name: one["sha256"] for name, one in start["references"].items()},
+        "scout": start["scout"]["sha256"],
+        "versions": start["versions"],
+    }

@@ -1,0 +1,303 @@
+"""The scout: reads some integrations before the run and freezes what the steps need to know of the whole.
+
+Templates are shapes; levels always come from the integration itself. Every integration is divided by its own flux
+scale before the median is taken, so a transit does not leak into the template. The scout works in two stages: slopes
+without templates give the first template; slopes with it (weights and variances as in the run) give the final ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tsostream.errors import ConfigError, InputError, Problem
+from tsostream.files import Exposure, read_sync
+from tsostream.integration.payload import Rate, Raw
+from tsostream.operators.ramp_fit import flux_scale
+from tsostream.operators.sorting import comparators, stack_statistics
+from tsostream.run.chain import RateChain
+
+__all__ = ["SCOUT_INTEGRATIONS", "Scout", "ScoutPlan", "load_scout", "parse_scout", "run_scout", "scout_numbers"]
+
+SCOUT_INTEGRATIONS = 64
+#: images of the stack never take more than this [bytes]; large frames get fewer of them
+STACK_BYTES = 256 << 20
+#: fewest images a template is made from, whatever memory they take
+FEWEST = 8
+
+
+@dataclass(frozen=True)
+class ScoutPlan:
+    """What the scout shall do.
+
+    Parameters
+    ----------
+    kind
+        ``spread`` (evenly over the exposure), ``head`` (the first ones after settling), or ``file``.
+    integrations
+        How many.
+    path
+        Of a stored scout.
+    """
+
+    kind: Literal["spread", "head", "file"] = "spread"
+    integrations: int = SCOUT_INTEGRATIONS
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scout:
+    """Frozen templates of an exposure.
+
+    Parameters
+    ----------
+    image : float32 [y, x]
+        Median slope at the typical flux level.
+    scatter : float32 [y, x]
+        Scatter of one integration about it.
+    variance : float32 [y, x]
+        Mean of the slopes' own variance.
+    count
+        Integrations it was made from.
+    numbers
+        Their numbers in the exposure.
+    facts
+        What else is worth recording.
+    """
+
+    image: np.ndarray
+    scatter: np.ndarray
+    variance: np.ndarray
+    count: int
+    numbers: tuple[int, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def templates(self) -> dict[str, Any]:
+        """The products by the names steps ask for."""
+        return {"image": self.image, "scatter": self.scatter, "variance": self.variance, "count": self.count}
+
+    def save(self, path: Path) -> None:
+        """Store the templates beside the output; equal scouts give equal files."""
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                image=self.image,
+                scatter=self.scatter,
+                variance=self.variance,
+                numbers=np.array(self.numbers, np.int64),
+            )
+
+
+def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
+    """Read a stored scout.
+
+    Raises
+    ------
+    ConfigError
+        When the file is not a scout, or one of another subarray.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            parts = {name: content[name] for name in ("image", "scatter", "variance", "numbers")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            Problem(f"is not a stored scout ({error})", str(path), "give a *.scout.npz file of an earlier run", "scout")
+        ) from None
+    if parts["image"].shape != shape:
+        raise ConfigError(
+            Problem(f"holds images of {parts['image'].shape}, the exposure has {shape}", str(path),
+                    "use a scout of the same subarray", "scout")
+        )  # fmt: skip
+    numbers = tuple(int(number) for number in parts["numbers"])
+    return Scout(parts["image"], parts["scatter"], parts["variance"], len(numbers), numbers, {"file": str(path)})
+
+
+def parse_scout(text: str) -> ScoutPlan:
+    """Read ``auto``, ``spread:N``, ``head:N`` or a file name.
+
+    Raises
+    ------
+    ConfigError
+        When it is none of them.
+    """
+    kind, _, number = text.partition(":")
+    if text == "auto":
+        return ScoutPlan()
+    if kind in ("spread", "head"):
+        try:
+            count = int(number) if number else SCOUT_INTEGRATIONS
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise ConfigError(Problem("expected a number of integrations", f"--scout {text}", f"for example {kind}:64", "scout"))
+        return ScoutPlan("head" if kind == "head" else "spread", count)
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            Problem("is neither auto, spread:N, head:N nor a file", f"--scout {text}", "give one of them", "scout")
+        )
+    return ScoutPlan("file", 0, path)
+
+
+def stack_size(plan: ScoutPlan, exposure: Exposure) -> int:
+    """How many integrations the scout reads."""
+    frame = int(np.prod(exposure.info.frame_shape)) * 4
+    affordable = max(FEWEST, STACK_BYTES // frame)
+    return max(1, min(plan.integrations, exposure.count, affordable))
+
+
+def scout_numbers(plan: ScoutPlan, exposure: Exposure) -> list[int]:
+    """Choose the integrations: a pure function of the exposure, not of its segments.
+
+    The first integrations after a reset differ from the rest, so the first twentieth (at most 60) is left out when
+    there are enough others.
+    """
+    gaps = exposure.gaps
+    numbers = np.arange(exposure.first, exposure.last + 1)
+    for low, high in gaps:
+        numbers = numbers[(numbers < low) | (numbers > high)]
+    count = stack_size(plan, exposure)
+    settle = min(60, len(numbers) // 20)
+    candidates = numbers[settle:] if len(numbers) - settle >= count else numbers
+    if plan.kind == "head":
+        return [int(number) for number in candidates[:count]]
+    places = (np.arange(count) + 0.5) * len(candidates) / count
+    return [int(number) for number in candidates[places.astype(np.int64)]]
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][0] + ranges[-1][1]:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([number, 1])
+    return [(first, count) for first, count in ranges]
+
+
+def _in_order(pool: Executor, work: Callable[[Raw], Rate], blocks: Iterator[Raw], ahead: int) -> Iterator[Rate]:
+    """Work on blocks side by side, hand results out in order."""
+    waiting: list[Future[Rate]] = []
+    for raw in blocks:
+        waiting.append(pool.submit(work, raw))
+        if len(waiting) > ahead:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def bright_pixels(image: np.ndarray, usable: np.ndarray, most: int = 4096) -> np.ndarray:
+    """Flat indices of the brightest pixels, a fraction of the frame."""
+    values = np.where(usable & np.isfinite(image), image, -np.inf).ravel()
+    count = int(min(most, max(8, values.size // 50)))
+    order = np.argsort(-values, kind="stable")[:count]
+    return np.sort(order[values[order] > 0]).astype(np.int32)
+
+
+def run_scout(
+    exposure: Exposure,
+    numbers: list[int],
+    make_chain: Callable[[dict[str, Any]], RateChain],
+    pool: Executor,
+    *,
+    workers: int,
+    block_bytes: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scout:
+    """Make the templates.
+
+    Parameters
+    ----------
+    exposure
+        The exposure.
+    numbers
+        Integrations to read, ascending.
+    make_chain
+        Binds the steps up to the slopes to given templates.
+    pool, workers
+        Where blocks are worked on.
+    block_bytes
+        Size of a block.
+    progress
+        Called with (integrations done, integrations to do).
+
+    Raises
+    ------
+    InputError
+        When no pixel has a slope.
+    """
+    info = exposure.info
+    shape = info.frame_shape
+    stages = 2 if info.is_ramp else 1
+    total = stages * len(numbers)
+    stack = np.empty((len(numbers), *shape), np.float32)
+    pairs = comparators(len(numbers))
+    image, scatter = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    finite = np.empty(shape, np.int32)
+    variance = np.zeros(shape)
+    templates: dict[str, Any] = {}
+    for stage in range(stages):
+        chain = make_chain(templates)
+        variance[...] = 0.0
+        weight = np.zeros(shape, np.int32)
+        place = 0
+        blocks = read_sync(exposure, _ranges(numbers), block_bytes=block_bytes)
+        for rate in _in_order(pool, chain.rates, blocks, workers):
+            stack[place : place + rate.count] = rate.data
+            stack[place : place + rate.count][(rate.dq & np.uint32(1)) != 0] = np.nan
+            one = rate.var_poisson + rate.var_rnoise
+            there = np.isfinite(one) & (one > 0)
+            variance += np.where(there, one, 0.0).sum(axis=0)
+            weight += there.sum(axis=0, dtype=np.int32)
+            place += rate.count
+            progress(stage * len(numbers) + place, total)
+        scale = np.ones(len(numbers))
+        first = stack[:: max(1, len(numbers) // 9)][:9]
+        stack_statistics(
+            np.ascontiguousarray(first), np.ones(len(first)), comparators(len(first)), image, scatter, finite, 0, info.ny
+        )
+        pixels = bright_pixels(image, finite > 0)
+        if pixels.size == 0:
+            raise InputError(
+                Problem(
+                    f"no usable pixel has a positive slope in the {len(numbers)} integrations the scout read",
+                    exposure.label,
+                    "check the references and that the exposure holds a source",
+                    "no-signal",
+                )
+            )
+        flux_scale(stack, pixels, image.ravel()[pixels], scale)
+        scale /= np.median(scale)
+        scale = np.where(np.isfinite(scale) & (scale > 0.05), scale, 1.0)
+        _statistics(pool, workers, stack, scale, pairs, image, scatter, finite)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = (variance / weight).astype(np.float32)
+        templates = {"image": image.copy(), "scatter": scatter.copy(), "variance": mean, "count": len(numbers)}
+    # a pixel that is rarely usable has no template
+    image[finite * 2 < len(numbers)] = np.nan
+    facts = {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
+    return Scout(image, scatter, templates["variance"], len(numbers), tuple(numbers), facts)
+
+
+def _statistics(
+    pool: Executor,
+    workers: int,
+    stack: np.ndarray,
+    scale: np.ndarray,
+    pairs: np.ndarray,
+    image: np.ndarray,
+    scatter: np.ndarray,
+    finite: np.ndarray,
+) -> None:
+    edges = np.linspace(0, stack.shape[1], max(1, workers) + 1).astype(int)
+    jobs = [
+        pool.submit(stack_statistics, stack, scale, pairs, image, scatter, finite, int(low), int(high))
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    for job in jobs:
+        job.result()

@@ -1,0 +1,283 @@
+"""Everything that happens before the first byte of pixels: inputs, configuration, references, chain, plan.
+
+All problems are collected here and raised together; `inspect` stops after this, `process` goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
+from tsostream.files import Exposure, find_exposures, open_segment, wavelength_image
+from tsostream.integration.exposure_info import Level
+from tsostream.integration.reference import Reference
+from tsostream.references import find_references, judge_missing, load_references, parse_overrides
+from tsostream.run.chain import RateChain, bind_rates
+from tsostream.run.config import Config, load_config
+from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
+from tsostream.run.scout import ScoutPlan, parse_scout
+
+__all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; the fields are the options of ``tsostream process``.
+
+    Parameters
+    ----------
+    inputs
+        Segment files, a directory, or an association.
+    out
+        The light curve to write; None to only look (``inspect``).
+    config, settings, skip_steps
+        Parameters, see `tsostream.run.config.load_config`.
+    refs_dir, overrides
+        References: a directory, and ``type=FILE`` strings.
+    wavelengths
+        File with wavelengths.
+    scout
+        ``auto``, ``spread:N``, ``head:N`` or a stored scout.
+    level, allow_gaps
+        See `tsostream.files.find_exposures`.
+    workers
+        Blocks worked on side by side; default the number of processors.
+    max_memory
+        Such as ``2GB``.
+    overwrite
+        Replace an existing output.
+    hash_inputs
+        Record the sha256 of whole input files, not only of their headers.
+    block_bytes
+        Size of a block; for tests, results do not depend on it.
+    """
+
+    inputs: tuple[str | Path, ...]
+    out: Path | None = None
+    config: str | Path | None = None
+    settings: tuple[str, ...] = ()
+    skip_steps: tuple[str, ...] = ()
+    refs_dir: Path | None = None
+    overrides: tuple[str, ...] = ()
+    wavelengths: Path | None = None
+    scout: str = "auto"
+    level: Level | None = None
+    allow_gaps: bool = False
+    workers: int | None = None
+    max_memory: str | None = None
+    overwrite: bool = False
+    hash_inputs: bool = False
+    block_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One exposure, ready to run.
+
+    Parameters
+    ----------
+    exposure
+        Audited segments.
+    out
+        Light curve to write.
+    config
+        Steps and parameters.
+    references
+        Loaded references.
+    sources
+        Reference type -> ``override`` or ``refs``.
+    wavelengths
+        Order -> image or table [µm]; empty when none is known.
+    wavelength_source
+        Where they came from.
+    scout
+        What the scout shall do.
+    plan
+        Memory and blocks.
+    notes
+        What is worth telling once.
+    """
+
+    request: Request
+    exposure: Exposure
+    out: Path | None
+    config: Config
+    references: dict[str, Reference]
+    sources: dict[str, str]
+    wavelengths: dict[int, Any]
+    wavelength_source: str
+    scout: ScoutPlan
+    plan: MemoryPlan
+    notes: tuple[str, ...] = field(default=())
+
+    def chain(self, templates: dict[str, Any]) -> RateChain:
+        """Bind the steps up to the slopes."""
+        return bind_rates(self.config, self.exposure.info, self.references, templates)
+
+
+def output_paths(out: Path, exposures: Sequence[Exposure]) -> list[Path]:
+    """One light curve per exposure and detector: ``lc.arrow``, or ``lc.nrs1.arrow, lc.nrs2.arrow`` and so on."""
+    if len(exposures) == 1:
+        return [out]
+    detectors = [exposure.info.detector.lower() for exposure in exposures]
+    unique = len(set(detectors)) == len(detectors)
+    labels = detectors if unique else [exposure.label for exposure in exposures]
+    return [out.with_name(f"{out.stem}.{label}{out.suffix}") for label in labels]
+
+
+def prepare_all(request: Request) -> list[Prepared]:
+    """Find and audit the exposures, and prepare each.
+
+    Raises
+    ------
+    InputError
+        With the problems of all exposures, configuration and references.
+    """
+    exposures = find_exposures(
+        [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
+    )
+    outs: Sequence[Path | None] = [None] * len(exposures)
+    if request.out is not None:
+        outs = output_paths(request.out, exposures)
+    prepared, problems, kinds = [], [], set()
+    for exposure, out in zip(exposures, outs, strict=True):
+        try:
+            prepared.append(prepare(request, exposure, out))
+        except InputError as error:
+            problems += error.problems
+            kinds.add(type(error))
+    if problems:
+        kind = kinds.pop() if len(kinds) == 1 else InputError
+        raise kind(list(dict.fromkeys(problems)))
+    return prepared
+
+
+def prepare(request: Request, exposure: Exposure, out: Path | None) -> Prepared:
+    """Prepare one exposure.
+
+    Raises
+    ------
+    InputError
+        With every problem of its output, configuration and references.
+    MemoryLimitError
+        The plan does not fit into ``max_memory``.
+    """
+    info = exposure.info
+    problems: list[Problem] = []
+
+    def collect(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except InputError as error:
+            problems.extend(error.problems)
+            return None
+
+    collect(lambda: _check_output(out, exposure, overwrite=request.overwrite))
+    config: Config | None = collect(
+        lambda: load_config(
+            info, config=request.config, settings=request.settings, skip_steps=request.skip_steps
+        )
+    )
+    overrides = collect(lambda: parse_overrides(request.overrides)) or {}
+    scout = collect(lambda: parse_scout(request.scout))
+    memory = collect(lambda: parse_bytes(request.max_memory)) if request.max_memory else None
+    wavelengths, source = collect(lambda: _wavelengths(request, exposure)) or ({}, "")
+    if config is None or scout is None:
+        raise _error(problems)
+    wanted = {o.name: tuple(o.references) for o in config.operators}
+    optional = {name for o in config.operators for name in o.optional_references}
+    names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
+    selection = collect(
+        lambda: find_references(info, refs_dir=request.refs_dir, overrides=overrides, wanted=names)
+    )
+    if selection is None:
+        raise _error(problems)
+    missing = judge_missing(selection, wanted, info.instrument)
+    problems += missing.errors
+    loaded = collect(lambda: load_references(selection.paths, info))
+    if problems:
+        raise _error(problems)
+    running = tuple(o for o in config.operators if o.name not in missing.skipped)
+    config = Config(running, (*config.skipped, *missing.skipped), config.source)
+    rates = bind_rates(config, info, loaded.references, {})
+    workers = request.workers or os.cpu_count() or 1
+    plan = make_plan(
+        exposure, rates, scout, reference_bytes=loaded.nbytes, workers=workers, max_memory=memory
+    )
+    notes = [*exposure.notes, *map(str, selection.notes), *map(str, loaded.notes), *map(str, missing.skipped.values())]
+    notes += [f"{step.name} is skipped: {step.skipped}" for step in rates.steps if step.skipped]
+    if info.is_spectroscopy and not wavelengths:
+        notes.append(
+            "NO WAVELENGTHS are known for this exposure: spectra are by pixel; give --wavelengths FILE "
+            "(a WAVELENGTH image, a calints, or a table)"
+        )
+    return Prepared(
+        request=request,
+        exposure=exposure,
+        out=out,
+        config=config,
+        references=loaded.references,
+        sources={name: str(where) for name, where in selection.source.items()},
+        wavelengths=wavelengths,
+        wavelength_source=source,
+        scout=scout,
+        plan=plan,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _error(problems: list[Problem]) -> InputError:
+    """One exception with everything found; of the narrower kind where all findings are of one."""
+    codes = {problem.code for problem in problems}
+    if codes == {"parameter"}:
+        return ConfigError(problems)
+    if codes <= {"exists", "output_exists"}:
+        return OutputExistsError(problems)
+    if codes == {"missing_reference"}:
+        return ReferenceMismatchError(problems)
+    return InputError(problems)
+
+
+def _check_output(out: Path | None, exposure: Exposure, *, overwrite: bool) -> None:
+    if out is None:
+        return
+    inputs = {segment.source_path for segment in exposure.segments}
+    if out.exists():
+        if any(Path(path).exists() and out.samefile(path) for path in inputs):
+            raise OutputExistsError(Problem("is an input", str(out), "choose another --out", "exists"))
+        if not overwrite:
+            raise OutputExistsError(
+                Problem("exists already", str(out), "choose another --out, or give --overwrite to replace it", "exists")
+            )
+    if not out.parent.is_dir():
+        raise InputError(Problem("the directory does not exist", str(out.parent), "make it, or choose another --out", "unwritable"))
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(Problem("the directory cannot be written", str(out.parent), "choose another --out", "unwritable"))
+
+
+def _wavelengths(request: Request, exposure: Exposure) -> tuple[dict[int, Any], str]:
+    info = exposure.info
+    if not info.is_spectroscopy:
+        return {}, ""
+    if request.wavelengths is not None:
+        found = wavelength_image(request.wavelengths)
+        length = info.nx if info.dispaxis == 1 else info.ny
+        for order, image in found.items():
+            if image.shape not in (info.frame_shape, (length,)):
+                raise ConfigError(
+                    Problem(
+                        f"order {order} has shape {image.shape}, expected {info.frame_shape} or ({length},)",
+                        str(request.wavelengths),
+                        "give wavelengths of this subarray",
+                        "wavelengths",
+                    )
+                )
+        return found, str(request.wavelengths)
+    first = exposure.segments[0]
+    if "WAVELENGTH" in open_segment(first.path).extensions:
+        return wavelength_image(first.path), f"WAVELENGTH of {Path(first.source_path).name}"
+    return {}, ""

@@ -1,0 +1,390 @@
+"""The run itself: reader, workers, rows, files. The only place where asyncio and threads meet.
+
+Blocks are worked on side by side and put in order again; at most ``workers + 1`` of them are alive. What goes wrong ends
+the output properly: everything written stays readable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tsostream.errors import TsoStreamError
+from tsostream.files import read_blocks
+from tsostream.integration.payload import Measurement
+from tsostream.operators.jit import is_cold
+from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
+from tsostream.run.chain import Chain, RateChain, bind_measurement
+from tsostream.run.provenance import describe_start, run_fingerprint
+from tsostream.run.readout import effective_times
+from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers
+from tsostream.run.setup import Prepared
+from tsostream.sinks import Output
+
+__all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "stream_rows"]
+
+logger = logging.getLogger("tsostream")
+
+MEASURING = ("extract_1d", "tso_photometry")
+
+
+class Observer(Protocol):
+    """Somebody who watches a run; all methods are called from the thread that runs the loop."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """A stage (``scout``, ``stream``) begins with so many integrations to do."""
+
+    def advance(self, done: int, pair: RowPair | None) -> None:
+        """So many integrations of the stage are done; the batch that was written, if one was."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+
+class Silent:
+    """An observer that does not care."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """Ignore."""
+
+    def advance(self, done: int, pair: RowPair | None) -> None:
+        """Ignore."""
+
+    def message(self, text: str) -> None:
+        """Ignore."""
+
+
+@dataclass
+class Ready:
+    """A run whose scout is done.
+
+    Parameters
+    ----------
+    prepared, scout, chain
+        What was prepared, the templates, the bound steps.
+    start
+        Metadata known at the start.
+    lc_schema, spectra_schema
+        Of the two outputs; the latter None for images.
+    """
+
+    prepared: Prepared
+    scout: Scout
+    chain: Chain
+    start: dict[str, Any]
+    lc_schema: Any
+    spectra_schema: Any
+
+
+@dataclass
+class Result:
+    """What a finished run did.
+
+    Parameters
+    ----------
+    out
+        The light curve.
+    integrations
+        Rows of integrations written.
+    status
+        ``complete``.
+    seconds
+        Stage -> wall time.
+    """
+
+    out: Path
+    integrations: int
+    status: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observer) -> Ready:
+    """Run the scout and bind all steps.
+
+    Raises
+    ------
+    TsoStreamError
+        Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
+    """
+    exposure, plan = prepared.exposure, prepared.plan
+    if is_cold():
+        observer.message("first run of this version: compiling kernels, which takes up to a minute, once")
+    began = time.perf_counter()
+    if prepared.scout.kind == "file" and prepared.scout.path is not None:
+        scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
+    else:
+        numbers = scout_numbers(prepared.scout, exposure)
+        observer.begin("scout", (2 if exposure.info.is_ramp else 1) * len(numbers))
+        scout = run_scout(
+            exposure,
+            numbers,
+            prepared.chain,
+            pool,
+            workers=plan.workers,
+            block_bytes=prepared.request.block_bytes or plan.block_bytes,
+            progress=lambda done, total: observer.advance(done, None),
+        )
+    logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
+    templates = {**scout.templates(), "wavelength": prepared.wavelengths}
+    rates = prepared.chain(templates)
+    (measuring,) = bind_measurement(prepared.config, rates, prepared.references, templates, MEASURING)
+    steps: tuple[Any, ...] = (measuring,)
+    measured: dict[str, Any] = {"flux_unit": measuring.unit}
+    if exposure.info.is_spectroscopy:
+        templates |= _scout_spectrum(measuring, scout)
+        steps += bind_measurement(prepared.config, rates, prepared.references, templates, ("white_light",))
+        measured |= _describe_spectrum(measuring, steps[1], prepared)
+        key = (measuring.order, 0)
+    else:
+        measured |= {
+            name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
+        }
+        key = (0, 0)
+    start = describe_start(prepared, scout, measured)
+    metadata = encode_metadata(start)
+    kind = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
+    lc_schema = light_curve_schema(kind=kind, flux_unit=measuring.unit, metadata=metadata)
+    spectra = None
+    if exposure.info.is_spectroscopy:
+        spectra = spectra_schema(n_wave=len(measuring.wavelength), flux_unit=measuring.unit, metadata=metadata)
+    return Ready(prepared, scout, Chain(rates, steps, key), start, lc_schema, spectra)
+
+
+def _scout_spectrum(extract: Any, scout: Scout) -> dict[str, Any]:
+    """Spectrum of the template itself, and its error in one integration."""
+    from tsostream.integration.payload import Rate, Times
+
+    image = scout.image[None]
+    half = (scout.variance / 2).astype(np.float32)[None]
+    bits = (extract.pixeldq & np.uint32(1))[None].astype(np.uint32)
+    times = Times(np.zeros((1, 6)), np.zeros(1, np.uint32))
+    block = Rate(1, image, np.sqrt(2 * half), half, half, bits, times)
+    (measurement,) = extract.push(block)
+    return {
+        "spectrum": measurement.spectra["flux"][0, 0],
+        "spectrum_error": measurement.spectra["flux_err"][0, 0],
+        "columns_wavelength": extract.wavelength,
+    }
+
+
+def _describe_spectrum(extract: Any, white: Any, prepared: Prepared) -> dict[str, Any]:
+    wavelength = extract.wavelength
+    middle = 0.5 * (wavelength[1:] + wavelength[:-1])
+    edges = np.concatenate([[1.5 * wavelength[0] - 0.5 * wavelength[1]], middle, [1.5 * wavelength[-1] - 0.5 * wavelength[-2]]])
+    return {
+        "wavelength": wavelength,
+        "wavelength_unit": "um" if prepared.wavelengths else "pixel",
+        "wavelength_edges": edges,
+        "dt_eff_s": effective_times(prepared.exposure.info, extract),
+        "white_light_range": white.wavelength_range,
+        "white_light_columns": int(white.columns.sum()),
+        "trace": extract.trace,
+        "extraction_order": extract.order,
+    }
+
+
+async def stream_rows(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterator[Measurement]:
+    """Measure the exposure block by block, in order.
+
+    Yields
+    ------
+    Measurement
+        Integrations follow each other without gap.
+    """
+    plan, loop = ready.prepared.plan, asyncio.get_running_loop()
+    waiting: deque[asyncio.Future[Measurement]] = deque()
+    blocks = read_blocks(
+        ready.prepared.exposure,
+        block_bytes=ready.prepared.request.block_bytes or plan.block_bytes,
+        read_ahead=plan.read_ahead,
+    )
+    try:
+        async with aclosing(blocks):  # type: ignore[type-var]
+            async for raw in blocks:
+                waiting.append(loop.run_in_executor(pool, ready.chain.measure, raw))
+                while waiting and (len(waiting) > plan.workers or waiting[0].done()):
+                    yield await waiting[0]
+                    waiting.popleft()
+            while waiting:
+                yield await waiting[0]
+                waiting.popleft()
+    finally:
+        # let the threads finish with buffers they hold, whatever interrupted us
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def run_exposure(
+    prepared: Prepared, observer: Observer | None = None, on_rows: Callable[[RowPair], None] | None = None
+) -> Result:
+    """Process one exposure into its output files.
+
+    Raises
+    ------
+    TsoStreamError
+        The output is ended with status ``failed`` first; what was written stays.
+    asyncio.CancelledError
+        Likewise with status ``interrupted``.
+    """
+    observer = observer or Silent()
+    if prepared.out is None:
+        raise ValueError("the run has no output")
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    with ThreadPoolExecutor(prepared.plan.workers, thread_name_prefix="tsostream") as pool:
+        ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
+        seconds["scout"] = time.perf_counter() - began
+        inputs = [Path(segment.source_path) for segment in prepared.exposure.segments]
+        output = Output.create(
+            prepared.out,
+            ready.lc_schema,
+            ready.spectra_schema,
+            fingerprint=run_fingerprint(ready.start),
+            overwrite=prepared.request.overwrite,
+            inputs=inputs,
+        )
+        status, facts = "failed", _Facts()
+        try:
+            output.start()
+            ready.scout.save(scout_path(prepared.out))
+            began = time.perf_counter()
+            await _write(ready, pool, output, observer, facts, on_rows)
+            status = "complete"
+        except asyncio.CancelledError:
+            status = "interrupted"
+            raise
+        finally:
+            seconds["stream"] = time.perf_counter() - began
+            footer = facts.describe(ready, seconds)
+            try:
+                output.finish(status, footer)  # type: ignore[arg-type]
+            except TsoStreamError:
+                # the first failure is the one to report; rows and journal are on disk
+                if status == "complete":
+                    raise
+    _log_steps(ready)
+    for line in footer.get("warnings", []):
+        observer.message(line)
+    return Result(prepared.out, facts.integrations, status, seconds, {**ready.start, **footer})
+
+
+def scout_path(out: Path) -> Path:
+    """Where the scout of an output is stored."""
+    return out.with_name(f"{out.stem}.scout.npz")
+
+
+async def _write(
+    ready: Ready,
+    pool: ThreadPoolExecutor,
+    output: Output,
+    observer: Observer,
+    facts: _Facts,
+    on_rows: Callable[[RowPair], None] | None,
+) -> None:
+    info, exposure = ready.prepared.exposure.info, ready.prepared.exposure
+    batcher = Batcher(
+        exposure_id=info.exposure_id,
+        detector=info.detector,
+        lc_schema=ready.lc_schema,
+        spectra_schema=ready.spectra_schema,
+    )
+
+    def write(pairs: list[RowPair]) -> None:
+        for pair in pairs:
+            output.commit(*pair)
+            facts.add(pair)
+            observer.advance(facts.integrations, pair)
+            if on_rows is not None:
+                on_rows(pair)
+
+    observer.begin("stream", exposure.last - exposure.first + 1)
+    rows = stream_rows(ready, pool)
+    async with aclosing(rows):  # type: ignore[type-var]
+        async for measurement in rows:
+            write(batcher.push(measurement))
+    write(batcher.flush())
+
+
+class _Facts:
+    """Running counts, for the footer; constant memory."""
+
+    def __init__(self) -> None:
+        self.integrations = 0
+        self.missing = 0
+        self.bad_rows = 0
+        self.flags = 0
+        self._tail: deque[tuple[float, float]] = deque(maxlen=4096)
+        self._head: list[tuple[float, float]] = []
+
+    def add(self, pair: RowPair) -> None:
+        """Count a batch."""
+        batch = pair.light_curve
+        self.integrations += batch.num_rows
+        self.missing += batch.num_rows - int(np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False)))
+        flux = batch.column("flux").to_numpy()
+        self.bad_rows += int(np.count_nonzero(~np.isfinite(flux)))
+        self.flags |= int(np.bitwise_or.reduce(batch.column("time_flag").to_numpy(), initial=0))
+        pairs = list(zip(batch.column("x").to_numpy().tolist(), batch.column("y").to_numpy().tolist(), strict=True))
+        self._tail.extend(pairs)
+        if len(self._head) < 4096:
+            self._head.extend(pairs)
+
+    def describe(self, ready: Ready, seconds: dict[str, float]) -> dict[str, Any]:
+        """Metadata known at the end."""
+        warnings = []
+        if self.integrations:
+            warnings = self._drift()
+        if self.bad_rows > self.missing:
+            warnings.append(f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits")
+        return {
+            "rows": self.integrations,
+            "missing_integrations": self.missing,
+            "rows_without_flux": self.bad_rows,
+            "time_flags_seen": self.flags,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "step_seconds": {name: round(value, 3) for name, value in ready.chain.seconds.items()},
+            "warnings": warnings,
+        }
+
+    def _drift(self) -> list[str]:
+        """Compare the source's position in the last tenth with the run so far (templates hold for one place)."""
+        last = np.array(list(self._tail)[-max(1, min(self.integrations // 10, 4096)) :])
+        first = np.array(self._head[: max(1, min(self.integrations // 2, 4096))])
+        lines = []
+        for axis, name in enumerate("xy"):
+            a, b = first[:, axis], last[:, axis]
+            a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+            if len(a) < 5 or len(b) < 5:
+                continue
+            error = np.hypot(np.std(a) / np.sqrt(len(a)), np.std(b) / np.sqrt(len(b)))
+            moved = abs(float(np.mean(b) - np.mean(a)))
+            if moved > 3 * error and moved > 0.02:
+                lines.append(
+                    f"the source moved by {moved:.3f} px along {name} between the first half and the last tenth of the "
+                    "run: the scout's template is of the mean position"
+                )
+        return lines
+
+
+def _log_steps(ready: Ready) -> None:
+    for operator in ready.prepared.config.operators:
+        shown = ", ".join(f"{name}={value}" for name, value in operator.parameters().items() if name != "skip")
+        logger.info("step %s: %s", operator.name, shown or "no parameters")
+    for name, spent in ready.chain.seconds.items():
+        logger.info("time %s: %.3f s of worker time", name, spent)
+
+
+def rates_of(ready: Ready) -> RateChain:
+    """The part of the chain up to the slopes."""
+    return ready.chain.rates

@@ -1,0 +1,25 @@
+"""Record batches go to files that other processes read while they grow and that survive a kill."""
+
+from __future__ import annotations
+
+from tsostream.sinks.arrow_file import Extent, GrowingFile
+from tsostream.sinks.journal import Entry, Journal, last_valid, read_journal
+from tsostream.sinks.output import Output, journal_path, spectra_path
+from tsostream.sinks.reading import LightCurve, Spectra, open_output
+from tsostream.sinks.tail import Tail
+
+__all__ = [
+    "Entry",
+    "Extent",
+    "GrowingFile",
+    "Journal",
+    "LightCurve",
+    "Output",
+    "Spectra",
+    "Tail",
+    "journal_path",
+    "last_valid",
+    "open_output",
+    "read_journal",
+    "spectra_path",
+]

@@ -1,0 +1,411 @@
+"""The output of a run: light curve, spectra and journal, always in step with each other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+
+from tsostream.errors import InputError, Problem, SinkError
+from tsostream.records.metadata import encode_metadata, plain_values
+from tsostream.sinks.arrow_file import Extent, GrowingFile, refuse_existing
+from tsostream.sinks.journal import Entry, Journal, read_journal, valid_entries
+
+__all__ = ["Output", "Status", "journal_path", "spectra_path"]
+
+Status = Literal["complete", "interrupted", "failed"]
+
+#: roles of the files in the journal
+LIGHT_CURVE: Final = "light_curve"
+SPECTRA: Final = "spectra"
+
+
+def spectra_path(out: str | os.PathLike[str]) -> Path:
+    """``lc.arrow`` -> ``lc.spectra.arrow``."""
+    out = Path(out)
+    return out.with_name(f"{out.stem}.spectra{out.suffix}")
+
+
+def journal_path(out: str | os.PathLike[str]) -> Path:
+    """``lc.arrow`` -> ``lc.arrow.journal``."""
+    out = Path(out)
+    return out.with_name(f"{out.name}.journal")
+
+
+class Output:
+    """The files of one run: ``lc.arrow``, ``lc.spectra.arrow``; until it is complete, ``lc.arrow.journal``.
+
+    Made by `create` or `resume`. As a context manager it ends the files when the block is left by an
+    exception (``interrupted`` for KeyboardInterrupt and other non-errors, else ``failed``) or without
+    `finish` (`abort`).
+
+    Parameters of the constructor are internal.
+
+    Attributes
+    ----------
+    path, spectra_path, journal_path
+        The files; ``spectra_path`` is None for a run without spectra.
+    started
+        Whether the files exist; before, nothing on disk has changed but for the lock.
+    last_integration
+        Number of the last committed integration, None before the first.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        schemas: Mapping[str, pa.Schema],
+        journal: Journal,
+        fingerprint: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        sync_seconds: float,
+    ):
+        self.path = out
+        self.spectra_path = spectra_path(out) if SPECTRA in schemas else None
+        self.journal_path = journal.path
+        self.last_integration: int | None = None
+        self._schemas = schemas
+        self._journal = journal
+        self._fingerprint: dict[str, Any] = plain_values(fingerprint)
+        self._overwrite = overwrite
+        self._sync_seconds = sync_seconds
+        self._synced = time.monotonic()
+        self._files: dict[str, GrowingFile] = {}
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        out: str | os.PathLike[str],
+        lc_schema: pa.Schema,
+        spectra_schema: pa.Schema | None = None,
+        *,
+        fingerprint: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        inputs: Iterable[Path] = (),
+        sync_seconds: float = 5.0,
+    ) -> Output:
+        """Claim the names of an output.
+
+        The lock is taken at once, but files appear with `start`, or with the first commit: an existing output
+        is not touched before the new run has something to write, and stays if the new run fails before.
+
+        Parameters
+        ----------
+        out
+            The light curve; the names of the other files follow from it.
+        lc_schema, spectra_schema
+            Of the two files; without the latter there is only the light curve.
+        fingerprint
+            What identifies the run, plain JSON values; `resume` compares it.
+        overwrite
+            Replace existing files.
+        inputs
+            Files the run reads; they are never replaced.
+        sync_seconds
+            How often data and journal are flushed to the medium (for power failures; a kill needs none).
+
+        Raises
+        ------
+        OutputExistsError
+            When a file is there and ``overwrite`` is not set, or is one of the inputs, or another process
+            writes it.
+        InputError
+            When the directory is not there or cannot be written.
+        """
+        out = Path(out)
+        inputs = tuple(inputs)
+        schemas = _schemas(lc_schema, spectra_schema)
+        # A spectra file left behind by an older run would look as if it belonged to the new light curve.
+        for path in (out, spectra_path(out)):
+            refuse_existing(path, overwrite=overwrite, inputs=inputs)
+        try:
+            journal = Journal.acquire(journal_path(out))
+        except SinkError as error:  # found before the start, so a matter of the request
+            raise InputError(Problem(str(error), code="unwritable")) from error
+        try:
+            for path in (out, spectra_path(out)):  # once more, now that nobody else can make them
+                refuse_existing(path, overwrite=overwrite, inputs=inputs)
+            journal.own()
+        except BaseException:
+            journal.close(remove=journal.is_new)
+            raise
+        return cls(out, schemas, journal, fingerprint or {}, overwrite=overwrite, sync_seconds=sync_seconds)
+
+    @classmethod
+    def resume(
+        cls,
+        out: str | os.PathLike[str],
+        lc_schema: pa.Schema,
+        spectra_schema: pa.Schema | None = None,
+        *,
+        fingerprint: Mapping[str, Any] | None = None,
+        sync_seconds: float = 5.0,
+    ) -> tuple[Output, int | None]:
+        """Open an unfinished output again, cut behind its last whole batch.
+
+        Parameters
+        ----------
+        out, lc_schema, spectra_schema, sync_seconds
+            As in `create`. The columns must be those of the files; the metadata in the files stay.
+        fingerprint
+            Must equal that of the run that began the files.
+
+        Returns
+        -------
+        output
+            Ready for `commit`.
+        next_integration
+            Number of the first integration that is not in the files; None when the run must begin at its
+            beginning.
+
+        Raises
+        ------
+        InputError
+            When there is nothing to resume, or another run has made it; names the differences.
+        OutputExistsError
+            When another process writes it.
+        """
+        out = Path(out)
+        schemas = _schemas(lc_schema, spectra_schema)
+        if not journal_path(out).exists():
+            raise InputError(_nothing_to_resume(out))
+        journal = Journal.acquire(journal_path(out))
+        files: dict[str, GrowingFile] = {}
+        try:
+            header, entries = read_journal(journal.path)
+            if header is None and out.exists():
+                # The files are older than this journal, whose run was killed before it made any.
+                raise InputError(_nothing_to_resume(out))
+            _compare(out, header, fingerprint or {})
+            paths = _paths(out, schemas)
+            valid = valid_entries(entries, paths)
+            if entries and not valid:
+                what = f"none of the {len(entries)} batches in the journal is in the files any more"
+                raise InputError(Problem(what, str(out), "start again with --overwrite", "nothing_valid"))
+            for role in schemas if valid else ():
+                extents = [entry.files[role] for entry in valid[-1:]]
+                files[role] = GrowingFile.resume(paths[role], schemas[role], extents)
+            journal.own()
+        except BaseException:
+            for file in files.values():
+                file.close()
+            journal.close()
+            raise
+        output = cls(out, schemas, journal, fingerprint or {}, overwrite=True, sync_seconds=sync_seconds)
+        output._files = files
+        if not valid:
+            return output, None
+        output.last_integration = valid[-1].last_integration
+        return output, output.last_integration + 1
+
+    @property
+    def started(self) -> bool:
+        """Whether the files exist."""
+        return bool(self._files)
+
+    def start(self) -> None:
+        """Make the files, with nothing but their headers; `commit` does it when it was not done before.
+
+        Raises
+        ------
+        SinkError
+            When they cannot be written; an output that was to be replaced is still there then.
+        """
+        if self.started:
+            return
+        paths = _paths(self.path, self._schemas)
+        files: dict[str, GrowingFile] = {}
+        try:
+            for role, schema in self._schemas.items():
+                files[role] = GrowingFile.create(
+                    paths[role], schema, overwrite=self._overwrite, publish=False
+                )
+            # From here on the old output cannot be resumed, and in the next step it is gone.
+            self._journal.begin(self._fingerprint)
+            for file in files.values():
+                file.publish(overwrite=self._overwrite)
+            if SPECTRA not in files and self._overwrite:
+                spectra_path(self.path).unlink(missing_ok=True)
+        except BaseException:
+            for file in files.values():
+                file.close()
+            raise
+        self._files = files
+
+    def commit(
+        self,
+        light_curve: pa.RecordBatch,
+        spectra: pa.RecordBatch | None = None,
+        last_integration: int | None = None,
+    ) -> None:
+        """Add the rows of some integrations to all files, then to the journal.
+
+        Products of the same integrations must be written before.
+
+        Parameters
+        ----------
+        light_curve, spectra
+            Batches of the same integrations; spectra None for a run without.
+        last_integration
+            Number of the last one; read from the batch when not given.
+
+        Raises
+        ------
+        SinkError
+            When something cannot be written. All files are then as before the call and stay readable; the
+            call can be repeated.
+        """
+        if last_integration is None:
+            last_integration = int(light_curve.column("integration")[-1].as_py())
+        batches = {LIGHT_CURVE: light_curve, SPECTRA: spectra}
+        if (spectra is None) != (SPECTRA not in self._schemas):
+            raise SinkError(
+                f"{self.path}: integration {last_integration}: spectra do not go with this output"
+            )
+        self.start()
+        before = {role: file.mark() for role, file in self._files.items()}
+        try:
+            extents: dict[str, Extent] = {
+                role: file.append(batches[role]) for role, file in self._files.items()
+            }
+            self._journal.commit(Entry(last_integration, extents))
+        except BaseException:
+            for role, file in self._files.items():
+                with suppress(SinkError):  # the first error is the one to tell; resume cuts by the journal
+                    file.rollback(before[role])
+            raise
+        self.last_integration = last_integration
+        if time.monotonic() - self._synced >= self._sync_seconds:
+            self.sync()
+
+    def sync(self) -> None:
+        """Flush the data, then the journal, to the medium; worth doing after each segment.
+
+        Raises
+        ------
+        SinkError
+            When the system reports a failed write.
+        """
+        for file in self._files.values():
+            file.sync()
+        self._journal.sync()
+        self._synced = time.monotonic()
+
+    def finish(self, status: Status, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write the footers and let go of the files.
+
+        The journal is removed when the run is complete and stays otherwise: `resume` needs it. A run that
+        ends ``interrupted`` or ``failed`` before it started leaves everything as it was.
+
+        Parameters
+        ----------
+        status
+            How the run ended.
+        metadata
+            What is known now; plain JSON values, merged over the schema's by the reader.
+
+        Raises
+        ------
+        SinkError
+            When a footer cannot be written; all committed rows stay readable and the journal stays.
+        """
+        if self._closed:
+            return
+        if status == "complete":
+            try:
+                self.start()
+            except BaseException:
+                self.abort()
+                raise
+        if not self.started:
+            self.abort()
+            return
+        footer = encode_metadata({**(metadata or {}), "status": status})
+        errors: list[SinkError] = []
+        for file in self._files.values():
+            try:
+                file.finish(footer)
+                file.sync()
+            except SinkError as error:
+                errors.append(error)
+        self._close(remove_journal=status == "complete" and not errors)
+        if errors:
+            raise errors[0]
+
+    def abort(self) -> None:
+        """Let go of the files as they are: no footers, resumable. Before the start, leave nothing behind."""
+        if not self._closed:
+            self._close(remove_journal=not self.started and self._journal.is_new)
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._closed or error is None:
+            self.abort()
+            return
+        status: Status = "failed" if isinstance(error, Exception) else "interrupted"
+        with suppress(SinkError):  # the error that ended the block is the one to tell
+            self.finish(status, {"error": f"{type(error).__name__}: {error}"})
+
+    def _close(self, *, remove_journal: bool) -> None:
+        for file in self._files.values():
+            file.close()
+        self._journal.close(remove=remove_journal)
+        self._closed = True
+
+
+def _schemas(lc_schema: pa.Schema, spectra_schema: pa.Schema | None) -> dict[str, pa.Schema]:
+    schemas = {LIGHT_CURVE: lc_schema}
+    if spectra_schema is not None:
+        schemas[SPECTRA] = spectra_schema
+    return schemas
+
+
+def _paths(out: Path, schemas: Mapping[str, pa.Schema]) -> dict[str, Path]:
+    paths = {LIGHT_CURVE: out, SPECTRA: spectra_path(out)}
+    return {role: paths[role] for role in schemas}
+
+
+def _nothing_to_resume(out: Path) -> Problem:
+    if out.exists():
+        what = "has no journal: the run that wrote it is complete, or the journal was removed"
+        return Problem(
+            what, str(out), "use it as it is, or start again with --overwrite", "nothing_to_resume"
+        )
+    return Problem(
+        "is not there, so there is nothing to resume", str(out), "leave out --resume", "nothing_to_resume"
+    )
+
+
+def _compare(out: Path, header: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) -> None:
+    if (
+        header is None
+    ):  # killed before the first line was written: nothing is in the files, and anyone may begin
+        return
+    # plain, as the one on disk became: a tuple is a list there
+    differences = _differences(header.get("fingerprint", {}), plain_values(fingerprint))
+    problems = [
+        Problem(f"{name} was {old!r} and is {new!r} now", str(out), _RESUME_TODO, "other_run")
+        for name, old, new in differences
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+_RESUME_TODO: Final = "resume with what the run began with, or start again with --overwrite"
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}, key=str):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield name, old, new

@@ -263,9 +263,15 @@ def test_scatter_is_photon_and_read_noise(exp_type, tmp_path):
     expected = (
         mean + (dark[electrons.shape[1] - 1] - dark[0]) * gain + (ref["readnoise"]["SCI"].data * gain) ** 2
     )
+    still = simulate(exp_type, tmp_path / "still", ints=1, noise="none", transit_depth=0, **MODES[exp_type])
+    silence = calibrate(still)[0][0]
+    quiet = silence[-1] - silence[0]
     good = usable(exposure, ref)
     ratio = difference.var(0, ddof=1) / expected
     for part in (good & (mean > 0.2 * mean[good].max()), good & (mean < 0.05 * mean[good].max())):
+        # the mean is that of the noiseless exposure; rounding leaves a fraction of a count per pixel
+        offset, spread = (mean - quiet)[part].mean(), np.sqrt((expected[part] / n).mean() / part.sum())
+        assert abs(offset) < 4 * spread + 0.3 * gain.mean() / np.sqrt(part.sum()) + 1e-4 * mean[part].mean()
         error = np.sqrt(2 / (n - 1) / part.sum())
         assert abs(ratio[part].mean() - 1) < 4 * error + 0.006, (ratio[part].mean(), error)
 

@@ -24,6 +24,9 @@ from tsostream.operators.base import Binding, Operator
 
 __all__ = ["BoundExtract1d", "Extract1d"]
 
+#: rows across that must remain for the background
+LEAST_BACKGROUND = 4
+
 
 @dataclass(frozen=True)
 class BoundExtract1d:
@@ -57,6 +60,7 @@ class BoundExtract1d:
     wavelength: np.ndarray
     trace: np.ndarray
     unit: str
+    notes: tuple[str, ...] = ()
     skipped: str = ""
 
     def push(self, block: Rate) -> list[Measurement]:
@@ -159,13 +163,13 @@ class Extract1d(Operator):
         reference = orient((binding.dq_plane & np.uint32(dq.REFERENCE_PIXEL | dq.NON_SCIENCE)) != 0)
         bad = static | ~np.isfinite(image) | ~np.isfinite(variance) | orient(~np.isfinite(scale)) | reference
         trace = self._trace(image, bad)
-        weight = geometry.box_weights(trace, self.width, image.shape[0])
-        inner = self.bkg_inner if self.bkg_inner is not None else self.width / 2 + 2
+        width, inner, notes = self._box(image.shape[0])
+        weight = geometry.box_weights(trace, width, image.shape[0])
         ground = geometry.ground_mask(image, bad, trace, inner, self.bkg_outer)
         if self.subtract_background and not ground.any():
             raise ConfigError(
                 Problem(
-                    f"no background pixels: {image.shape[0]} pixels across, box of {self.width:g}, "
+                    f"no background pixels: {image.shape[0]} pixels across, box of {width:g}, "
                     f"background from {inner:g} px outwards",
                     todo="choose a smaller extract_1d.width or extract_1d.bkg_inner, or set "
                     "extract_1d.subtract_background=false",
@@ -194,7 +198,21 @@ class Extract1d(Operator):
             wavelength=_column_wavelength(binding, weight, along_y, self.order),
             trace=trace,
             unit=unit,
+            notes=notes,
         )
+
+    def _box(self, ncross: int) -> tuple[float, float, tuple[str, ...]]:
+        """Width and inner edge of the background, made smaller where the subarray has no room for them."""
+        inner = self.bkg_inner if self.bkg_inner is not None else self.width / 2 + 2
+        if not self.subtract_background or 2 * inner <= ncross - LEAST_BACKGROUND:
+            return self.width, inner, ()
+        room = max(ncross - LEAST_BACKGROUND, 2) / 2
+        width = min(self.width, max(2 * room - 1, 2.0))
+        note = (
+            f"the subarray is only {ncross} pixels across: box of {width:g} instead of {self.width:g} pixels, background "
+            f"from {room:g} instead of {inner:g} pixels outwards"
+        )
+        return width, room, (note,)
 
     def _trace(self, image: np.ndarray, bad: np.ndarray) -> np.ndarray:
         if self.trace_coeffs is not None:

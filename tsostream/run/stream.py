@@ -139,8 +139,10 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     templates = {**scout.templates(), "wavelength": prepared.wavelengths}
     rates = prepared.chain(templates)
     (measuring,) = bind_measurement(prepared.config, rates, prepared.references, templates, MEASURING)
+    for note in getattr(measuring, "notes", ()):
+        observer.message(note)
     steps: tuple[Any, ...] = (measuring,)
-    measured: dict[str, Any] = {"flux_unit": measuring.unit}
+    measured: dict[str, Any] = {"flux_unit": measuring.unit, "measurement_notes": getattr(measuring, "notes", ())}
     if exposure.info.is_spectroscopy:
         templates |= _scout_spectrum(measuring, scout)
         steps += bind_measurement(prepared.config, rates, prepared.references, templates, ("white_light",))

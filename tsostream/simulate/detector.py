@@ -149,8 +149,8 @@ def build_detector(mode: Mode, seed: int, source: NDArray[np.float32], ramp: flo
     reset = None
     if mode.is_miri:
         decay = 35 * np.exp(-np.arange(10) / 2.0)[:, None, None] * (1 + 0.1 * normal())
-        reset = np.stack([decay * np.where(live, 1.0, 0.2), 0.6 * decay * np.where(live, 1.0, 0.2)])
-        reset = reset.astype(np.float32)
+        share = np.where(live, 1.0, 0.2)
+        reset = np.stack([decay * share, 0.6 * decay * share]).astype(np.float32)
     return Detector(
         mode=mode, readout=Readout.of(mode), bias=bias.astype(np.float32), gain=gain.astype(np.float32),
         readnoise=readnoise.astype(np.float32), ktc=4.0 if mode.is_miri else 12.0,

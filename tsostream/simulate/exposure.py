@@ -184,27 +184,38 @@ def _check(**given: Any) -> None:
         raise ConfigError(problems)
 
 
-def _effects(mode, ints, noise, oof, cosmic, jitter, drift, tilt) -> Effects:
+def _effects(
+    mode: Mode,
+    ints: int,
+    noise: str,
+    oof: float | None,
+    cosmic: float | None,
+    jitter: float | None,
+    drift: float | tuple[float, float] | None,
+    tilt: int | tuple[int, float, float, float] | None,
+) -> Effects:
+    """Fill in what the mode usually has, and switch off what ``noise`` excludes."""
     full = noise == "full"
     if drift is None:
-        drift = DRIFT if full else (0.0, 0.0)
-    elif np.isscalar(drift):
-        drift = (float(drift), float(drift))
+        dx, dy = DRIFT if full else (0.0, 0.0)
+    else:
+        dx, dy = drift if isinstance(drift, Sequence) else (drift, drift)
     tilt_at, step = None, (0.0, 0.0, 0.0)
     if tilt is not None:
-        tilt_at, *rest = (tilt,) if np.isscalar(tilt) else tuple(tilt)
-        step = tuple(float(v) for v in rest) if rest else TILT
-        if len(step) != 3 or not 1 <= tilt_at <= ints:
-            raise ConfigError(
-                Problem(f"tilt={tilt!r} is no integration from 1 to {ints}, nor (integration, dx, dy, width)",
-                        todo="change --tilt", code="parameter"))  # fmt: skip
+        given = tuple(tilt) if isinstance(tilt, Sequence) else (tilt, *TILT)
+        if len(given) != 4 or not 1 <= given[0] <= ints:
+            what = f"tilt={tilt!r} is no integration from 1 to {ints}, nor (integration, dx, dy, width)"
+            raise ConfigError(Problem(what, todo="change --tilt", code="parameter"))
+        tilt_at, step = int(given[0]), (float(given[1]), float(given[2]), float(given[3]))
     return Effects(
         noise=full,
         oof=(mode.oof if oof is None else float(oof)) if full else 0.0,
         cosmic_rate=(COSMIC_RATE if cosmic is None else float(cosmic)) if full else 0.0,
         jitter=(JITTER if jitter is None else float(jitter)) if full else 0.0,
-        drift=tuple(map(float, drift)), tilt_at=None if tilt_at is None else int(tilt_at), tilt=step,
-    )  # fmt: skip
+        drift=(float(dx), float(dy)),
+        tilt_at=tilt_at,
+        tilt=step,
+    )
 
 
 def _parts(ints: int, segments: int, bounds: Sequence[int] | None) -> list[Part]:

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from tsostream.simulate.integrate import Timing
+from tsostream.simulate.integrate import Times, Timing
 from tsostream.simulate.modes import Mode
 
 __all__ = ["GROUP", "INT_TIMES", "Clock", "group_rows", "int_times_rows", "primary_header", "sci_header"]
@@ -53,11 +53,11 @@ class Clock:
     origin: float
     timing: Timing
 
-    def utc(self, seconds: float | NDArray) -> float | NDArray:
+    def utc(self, seconds: Times) -> Times:
         """MJD UTC at ``seconds`` since the origin."""
         return self.origin + seconds / DAY
 
-    def tdb(self, seconds: float | NDArray) -> float | NDArray:
+    def tdb(self, seconds: Times) -> Times:
         """BJD(TDB) - 2400000.5: leap seconds, and a light travel time that changes as JWST moves."""
         light = 181.44 + 9.0e-5 * seconds
         return self.utc(seconds) + (69.184 + light) / DAY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from tsostream.simulate.modes import Mode
 from tsostream.simulate.noise import OneOverF, cosmic_rays, stream
 from tsostream.simulate.scene import Scene
 
-__all__ = ["Effects", "Integrator", "Timing", "TruthRow", "saturate_some"]
+__all__ = ["Effects", "Integrator", "Times", "Timing", "TruthRow", "saturate_some"]
+
+#: one moment or many
+Times = TypeVar("Times", float, NDArray)
 
 #: raw counts a pixel goes on above its saturation threshold before it is full
 HEADROOM = 400.0
@@ -48,7 +52,7 @@ class Timing:
         """First start to last end."""
         return self.cadence * (self.ints - 1) + self.integration
 
-    def start(self, number: int | NDArray) -> float | NDArray:
+    def start(self, number: Times) -> Times:
         """End of the reset frame of integration ``number`` (1-based)."""
         return (number - 1) * self.cadence
 

@@ -93,7 +93,7 @@ class OneOverF:
         spectrum = rng.standard_normal(2 * amplitude.size, dtype=np.float32).view(np.complex64)
         spectrum *= amplitude
         spectrum[:lowest] = 0
-        return np.fft.irfft(spectrum, n)
+        return np.asarray(np.fft.irfft(spectrum, n), np.float32)
 
     def _fill(self, rng: np.random.Generator, out: NDArray[np.float32]) -> None:
         n = out.size

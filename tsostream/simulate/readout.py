@@ -60,7 +60,7 @@ class Readout:
     @property
     def tau(self) -> NDArray[np.float64]:
         """``[y, x]`` [s]: read time within the frame."""
-        return self.clock * CLOCK
+        return np.asarray(self.clock * CLOCK, np.float64)
 
     @classmethod
     def of(cls, mode: Mode) -> Readout:

@@ -107,7 +107,7 @@ def _content(kind: str, detector: Detector, scene: Scene, groups: int) -> list:
     if kind == "flat":
         error, good = np.full_like(detector.flat, 1e-3), np.zeros(detector.flat.shape, np.uint32)
         return [_image("SCI", detector.flat), _image("ERR", error), _image("DQ", good), _dq_def()]
-    if kind == "reset":
+    if kind == "reset" and detector.reset is not None:
         good = np.zeros((mode.ny, mode.nx), np.uint32)
         error = np.zeros_like(detector.reset)
         return [_image("SCI", detector.reset), _image("ERR", error), _image("DQ", good), _dq_def()]
@@ -145,10 +145,10 @@ def write_references(
         if kind in ("dark", "reset"):
             primary.header["NFRAMES"] = 1
             primary.header["GROUPGAP"] = 0
-            primary.header["NGROUPS"] = groups + 2 if kind == "dark" else detector.reset.shape[1]
+            primary.header["NGROUPS"] = groups + 2
             primary.header["READPATT"] = detector.mode.readpatt
-        if kind == "reset":
-            primary.header["NINTS"] = 2
+        if kind == "reset" and detector.reset is not None:
+            primary.header["NINTS"], primary.header["NGROUPS"] = detector.reset.shape[:2]
         hdus = fits.HDUList([primary, *_content(kind, detector, scene, groups)])
         path = directory / name
         part = path.with_name(name + ".part")

@@ -11,9 +11,8 @@ import numpy as np
 from tsostream.integration.coupling import Coupling, Numbered
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
-from tsostream.operators.group_planes import subtract_groups
-from tsostream.operators.tile import Tile
+from tsostream.operators.base import Binding, BoundRampStep, Operator, reference_array
+from tsostream.operators.group_planes import subtraction_pass
 
 __all__ = ["DarkCurrent", "group_darks"]
 
@@ -87,7 +86,4 @@ class DarkCurrent(Operator):
         planes = reference_array(reference, "DQ", info.frame_shape, self.name)
         bits = np.bitwise_or.reduce(planes.reshape((-1, *info.frame_shape)), axis=0)
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            subtract_groups(tile.data, darks, tile.first, y0, y1)
-
-        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(run),))
+        return BoundRampStep(self.name, binding.dq_plane | bits, (subtraction_pass(darks),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +51,8 @@ class DqInit(Operator):
         mask = reference_array(binding.references["mask"], "DQ", binding.info.frame_shape, self.name)
         flags = (mask & np.uint32(dq.DO_NOT_USE)).astype(np.uint8)
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            flag_masked(tile.groupdq, flags, y0, y1)
+        return BoundRampStep(self.name, binding.dq_plane | mask, (RowPass(partial(_flag, flags=flags)),))
 
-        return BoundRampStep(self.name, binding.dq_plane | mask, (RowPass(run),))
+
+def _flag(tile: Tile, y0: int, y1: int, *, flags: np.ndarray) -> None:
+    flag_masked(tile.groupdq, flags, y0, y1)

@@ -127,6 +127,9 @@ class Extract1d(Operator):
         scout finds the trace.
     max_lost
         Columns that miss more than this fraction of the profile become NaN.
+    correct_shift
+        Put back the light that a shift of the source across the trace moves over the edge of the box. The official
+        step does not; set to false to see the difference.
     order
         Spectral order to label the rows with; 1 everywhere but where the exposure has several.
     """
@@ -143,12 +146,13 @@ class Extract1d(Operator):
     bkg_clip: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     trace_coeffs: list[float] | None = None
     max_lost: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
+    correct_shift: bool = True
     order: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
 
     @property
     def coupling(self) -> Coupling:
         """Trace and profile come from the scout."""
-        return Template(("image", "scatter", "variance"))
+        return Template(("image", "scatter", "variance", "count", "wavelength"))
 
     def bind(self, binding: Binding) -> BoundExtract1d:
         """Find the trace and prepare the pixel lists."""
@@ -180,8 +184,9 @@ class Extract1d(Operator):
         if not self.subtract_background:
             source = np.where(bad, 0.0, image)
         aperture, total = _assemble(
-            source, bad, weight, ground, variance, scatter, scale, along_y=along_y, operator=self, binding=binding
-        )
+            image, source, bad, weight, ground, variance, scatter, scale,
+            along_y=along_y, operator=self, binding=binding,
+        )  # fmt: skip
         flux = np.where(np.isfinite(total) & (total > 0), total, 0.0)
         mean = flux.sum() or 1.0
         cross = np.arange(image.shape[0])[:, None]
@@ -221,6 +226,7 @@ class Extract1d(Operator):
 
 
 def _assemble(
+    image: np.ndarray,
     source: np.ndarray,
     bad: np.ndarray,
     weight: np.ndarray,
@@ -236,7 +242,7 @@ def _assemble(
     """Pixel lists, normalised profile with derivatives, and the template for position and width."""
     # weights are zero outside the detector area, so a trace that leaves the subarray just loses flux
     start, pixel, (cross, disp) = geometry.pixel_lists(weight > 0, along_y=along_y)
-    ground_start, ground_pixel, _ = geometry.pixel_lists(ground, along_y=along_y)
+    ground_start, ground_pixel, (ground_cross, ground_disp) = geometry.pixel_lists(ground, along_y=along_y)
     oriented = scale.T if along_y else scale
     unit = np.where(np.isfinite(oriented), oriented, np.nanmedian(oriented))
     total = (source * unit * weight).sum(axis=0)
@@ -266,6 +272,7 @@ def _assemble(
         lost_always=~sure,
         ground_start=ground_start,
         ground=ground_pixel,
+        ground_template=image[ground_cross, ground_disp].astype(np.float32),
         fit_pixel=pixel[usable],
         fit_column=disp[usable].astype(np.int32),
         basis=np.ascontiguousarray(basis[usable], np.float32),
@@ -275,6 +282,8 @@ def _assemble(
         ground_clip=operator.bkg_clip,
         max_lost=operator.max_lost,
         subtract=operator.subtract_background,
+        correct_across=operator.correct_shift,
+        correct_along=False,
     )
     return aperture, total
 

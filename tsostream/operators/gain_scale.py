@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -55,9 +56,11 @@ class GainScale(Operator):
             )
         factor = np.float32(value)
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            rate = tile.rate
-            if rate is not None:
-                scale_rate(rate.data, rate.err, rate.var_poisson, rate.var_rnoise, factor, y0, y1)
-
+        run = partial(_scale, factor=factor)
         return BoundRampStep(self.name, binding.dq_plane, (RowPass(run),), produces="rate")
+
+
+def _scale(tile: Tile, y0: int, y1: int, *, factor: np.float32) -> None:
+    rate = tile.rate
+    if rate is not None:
+        scale_rate(rate.data, rate.err, rate.var_poisson, rate.var_rnoise, factor, y0, y1)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from tsostream.operators.jit import kernel
+from functools import partial
 
-__all__ = ["subtract_groups"]
+import numpy as np
+
+from tsostream.operators.base import RowPass
+from tsostream.operators.jit import kernel
+from tsostream.operators.tile import Tile
+
+__all__ = ["subtract_groups", "subtraction_pass"]
 
 
 @kernel
@@ -29,3 +35,12 @@ def subtract_groups(data, planes, first, y0, y1):
             for y in range(y0, y1):
                 for x in range(data.shape[3]):
                     data[i, g, y, x] -= planes[member, g, y, x]
+
+
+def _subtract(tile: Tile, y0: int, y1: int, *, planes: np.ndarray) -> None:
+    subtract_groups(tile.data, planes, tile.first, y0, y1)
+
+
+def subtraction_pass(planes: np.ndarray) -> RowPass:
+    """Make the row pass that subtracts ``planes`` (float32 [member, group, y, x])."""
+    return RowPass(partial(_subtract, planes=planes))

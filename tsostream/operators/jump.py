@@ -10,6 +10,7 @@ within the range of the differences, and within one standard deviation of their 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -27,6 +28,12 @@ JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
 #: marks in the scratch plane of hits: flagged; flagged and spreading to its neighbours
 HIT, SEED = np.uint8(1), np.uint8(2)
+
+
+@kernel
+def _difference(data, i, j, y, x, gain):
+    """Difference between groups j and j+1 [e-], each rounded to float32 like the official step's."""
+    return np.float64(np.float32(data[i, j + 1, y, x] * gain) - np.float32(data[i, j, y, x] * gain))
 
 
 @kernel
@@ -75,8 +82,6 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
         return 0, np.nan, np.nan
     median = _sorted_median(work, finite)
     sigma = np.sqrt(abs(median) + noise2)
-    if not sigma > 0:
-        return 0, median, sigma
     hits = 0
     if finite >= single_pass:
         for j in range(ndiff):
@@ -87,6 +92,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
     for j in range(ndiff):
         a[j] = abs(d[j])
     left = finite
+    single = False
     while left >= 2:
         if left >= 4:
             kept, _ = _robust_level(a, ndiff, work)
@@ -100,21 +106,26 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
                     kept += 1
             level = _sorted_median(work, kept) if left == 3 else min(work[0], work[1])
             limit = four if left == 3 else three
+        if single:
+            # from the second round on the official step keeps its level in single precision
+            level = np.float64(np.float32(level))
         scale = np.sqrt(abs(level) + noise2)
         if not scale > 0:
             break
-        worst, where = -1.0, -1
+        worst = -1.0
         for j in range(ndiff):
             if np.isfinite(a[j]):
-                ratio = abs(a[j] - level) / scale
-                if ratio > worst:
-                    worst, where = ratio, j
+                worst = max(worst, abs(np.float64(np.float32(a[j] - level))) / scale)
         if not worst > limit:
             break
-        flags[where] = 1
-        a[where] = np.nan
-        hits += 1
-        left -= 1
+        for j in range(ndiff):
+            # equal differences go together: which of them came first must not matter
+            if np.isfinite(a[j]) and abs(np.float64(np.float32(a[j] - level))) / scale == worst:
+                flags[j] = 1
+                a[j] = np.nan
+                hits += 1
+                left -= 1
+        single = True
     return hits, median, sigma
 
 
@@ -194,7 +205,8 @@ def find_jumps(
                     continue  # no group of this pixel can be used
                 scale = gain[y, x]
                 variance = noise2[y, x]
-                if not bad[x] & UNUSABLE:
+                # a NaN among the samples is in the total, but not in the minimum and the maximum
+                if not bad[x] & UNUSABLE and np.isfinite(total[x]):
                     span = (high[x] - low[x]) * scale
                     floor = variance + max(low[x], np.float32(0.0)) * scale
                     if span * span <= clear * floor:
@@ -206,17 +218,17 @@ def find_jumps(
                         reach = max(high[x], -low[x]) * scale
                         floor = variance
                     else:
-                        reach = max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s
-                        floor = variance + max(mean - reach * (slack - np.float32(1.0)) - np.float32(1.3) * spread_s,
-                                               np.float32(0.0)) * scale
-                        reach *= scale
+                        reach = (max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s) * scale
+                        # the iterative level leaves out all equal maxima: only the minimum is below it for sure
+                        least = low[x] if iterative else mean - np.float32(1.3) * spread_s
+                        floor = variance + max(least, np.float32(0.0)) * scale
                     if reach * reach <= clear * floor:
                         continue
                 for j in range(ndiff):
                     if (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
                         d[j] = np.nan
                     else:
-                        d[j] = np.float32(data[i, j + 1, y, x] * scale) - np.float32(data[i, j, y, x] * scale)
+                        d[j] = _difference(data, i, j, y, x, scale)
                 hits, level, sigma = _flag_pixel(
                     d, ndiff, np.float64(variance), limits[0], limits[1], limits[2], single_pass, a, work, flags
                 )
@@ -307,7 +319,8 @@ def flag_after_jumps(data, groupdq, gain, thresholds, groups_after, y0, y1):
                 for j in range(ndiff):
                     d[j] = np.nan
                     if not (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
-                        d[j] = (data[i, j + 1, y, x] - data[i, j, y, x]) * gain[y, x]
+                        d[j] = _difference(data, i, j, y, x, gain[y, x])
+                    if np.isfinite(d[j]):
                         work[finite] = d[j]
                         finite += 1
                 if finite == 0:
@@ -387,34 +400,47 @@ class Jump(Operator):
             [self.rejection_threshold, self.four_group_rejection_threshold, self.three_group_rejection_threshold]
         )
         spread = np.array([self.min_jump_to_flag_neighbors, self.max_jump_to_flag_neighbors])
-        single_pass = self.min_diffs_single_pass
 
-        def find(tile: Tile, y0: int, y1: int) -> None:
-            scratch = tile.scratch
-            find_jumps(
-                tile.data, tile.groupdq, scale, noise2, limits, single_pass, spread,
-                scratch["jump.marks"], scratch["jump.rows"], scratch["jump.median"], y0, y1,
-            )  # fmt: skip
-
-        def spread_out(tile: Tile, y0: int, y1: int) -> None:
-            flag_neighbours(tile.groupdq, tile.scratch["jump.marks"], tile.scratch["jump.rows"], y0, y1)
-
+        find = partial(
+            _find, gain=scale, noise2=noise2, limits=limits, single_pass=self.min_diffs_single_pass, spread=spread
+        )
         passes = [RowPass(find)]
         if self.flag_4_neighbors:
-            passes.append(RowPass(spread_out, halo=1))
+            passes.append(RowPass(_spread, halo=1))
         seconds = (self.after_jump_flag_time1, self.after_jump_flag_time2)
         after = np.array([int(time // info.group_time) if info.group_time else 0 for time in seconds], np.int64)
         if after.any():
             typical = float(np.median(gain[~unknown])) if (~unknown).any() else 1.0
             sizes = np.array([self.after_jump_flag_dn1, self.after_jump_flag_dn2]) * typical
-
-            def flag_after(tile: Tile, y0: int, y1: int) -> None:
-                flag_after_jumps(tile.data, tile.groupdq, scale, sizes, after, y0, y1)
-
-            passes.append(RowPass(flag_after))
+            passes.append(RowPass(partial(_flag_after, gain=scale, thresholds=sizes, groups_after=after)))
         scratch = {
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
             "jump.rows": ((info.ny,), np.uint8),
             "jump.median": (info.frame_shape, np.float32),
         }
         return BoundRampStep(self.name, pixeldq, tuple(passes), scratch)
+
+
+def _find(
+    tile: Tile,
+    y0: int,
+    y1: int,
+    *,
+    gain: np.ndarray,
+    noise2: np.ndarray,
+    limits: np.ndarray,
+    single_pass: int,
+    spread: np.ndarray,
+) -> None:
+    marks, rows, median = (tile.scratch[f"jump.{name}"] for name in ("marks", "rows", "median"))
+    find_jumps(tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, median, y0, y1)
+
+
+def _spread(tile: Tile, y0: int, y1: int) -> None:
+    flag_neighbours(tile.groupdq, tile.scratch["jump.marks"], tile.scratch["jump.rows"], y0, y1)
+
+
+def _flag_after(
+    tile: Tile, y0: int, y1: int, *, gain: np.ndarray, thresholds: np.ndarray, groups_after: np.ndarray
+) -> None:
+    flag_after_jumps(tile.data, tile.groupdq, gain, thresholds, groups_after, y0, y1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +51,8 @@ class Lastframe(Operator):
         if last < 2:
             return BoundRampStep(self.name, binding.dq_plane, skipped="fewer than three groups")
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            flag_group(tile.groupdq, last, y0, y1)
+        return BoundRampStep(self.name, binding.dq_plane, (RowPass(partial(_flag, group=last)),))
 
-        return BoundRampStep(self.name, binding.dq_plane, (RowPass(run),))
+
+def _flag(tile: Tile, y0: int, y1: int, *, group: int) -> None:
+    flag_group(tile.groupdq, group, y0, y1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -88,7 +89,9 @@ class Linearity(Operator):
             reference_array(reference, "DQ", shape, self.name),
         )
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            linearize(tile.data, tile.groupdq, coefficients, y0, y1)
-
+        run = partial(_linearize, coefficients=coefficients)
         return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(run),))
+
+
+def _linearize(tile: Tile, y0: int, y1: int, *, coefficients: np.ndarray) -> None:
+    linearize(tile.data, tile.groupdq, coefficients, y0, y1)

@@ -12,6 +12,7 @@ differences used. Without templates (the scout's own first stage) both come from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -107,10 +108,11 @@ def _next_segment(groupdq, i, y, x, start):
 
 
 @kernel
-def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, suppress):
+def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_time, suppress):
     """Fit one flagged ramp.
 
-    Returns slope [DN/s], read-noise variance [(DN/s)^2], number of differences K (0: no slope) and DQ bits.
+    Returns slope [DN/s], read-noise variance [(DN/s)^2], number of differences K (0: no slope; fewer than one for a
+    single group that integrates longer than a group time) and DQ bits.
     """
     ngroups = groupdq.shape[1]
     bits = np.uint32(0)
@@ -126,7 +128,9 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, suppress
         start, end = _next_segment(groupdq, i, y, x, g)
         longest = max(longest, end - start)
         g = max(end, g + 1)
+    # read-noise variances relative to that of a unit: the weights do not depend on the pixel's read noise
     weight = slope = used = 0.0
+    unit = read2 / (tgroup * gain) ** 2
     g = 0
     while g < ngroups:
         start, end = _next_segment(groupdq, i, y, x, g)
@@ -135,21 +139,25 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, suppress
         if n < 1 or (n == 1 and (longest > 1 or used > 0)):
             continue
         if n == 1:
-            one = data[i, start, y, x] / tgroup
-            variance = 2.0 * read2 / (tgroup * gain) ** 2
+            # the only good group of a ramp is its first: it has integrated from the reset on
+            time = first_time if good == 1 and groupdq[i, 0, y, x] == 0 else tgroup
+            one = data[i, start, y, x] / time
+            variance = 2.0 * (tgroup / time) ** 2
+            used = time / tgroup
         elif n == 2:
             one = np.float64(data[i, start + 1, y, x] - data[i, start, y, x]) / tgroup
-            variance = 2.0 * read2 / (tgroup * gain) ** 2
+            variance = 2.0
+            used += 1.0
         else:
             rise = np.float64(data[i, end - 1, y, x] - data[i, start, y, x])
             if np.isfinite(expected):
                 rise = expected * tgroup * (n - 1)
             one = _fit_segment(data, i, y, x, start, n, weight_power(rise, read2, gain), tgroup)
-            variance = 12.0 * read2 / ((np.float64(n) ** 3 - n) * (tgroup * gain) ** 2)
+            variance = 12.0 / (np.float64(n) ** 3 - n)
+            used += n - 1.0
         weight += 1.0 / variance
         slope += one / variance
-        used += max(n - 1, 1)
-    return slope / weight, 1.0 / weight, used, bits
+    return slope / weight, unit / weight, used, bits
 
 
 @kernel
@@ -193,7 +201,7 @@ def fit_ramps(
         Rows.
     """
     n, ngroups, _, nx = data.shape
-    flagged = np.empty(nx, np.uint8)
+    seen = np.empty(nx, np.uint8)
     classes = np.empty(nx, np.int8)
     rise = np.empty(nx, np.float32)
     present = np.empty(POWERS.size, np.bool_)
@@ -204,10 +212,10 @@ def fit_ramps(
     for i in range(n):
         for y in range(y0, y1):
             for x in range(nx):
-                flagged[x] = np.uint8(pixeldq[y, x] & DNU)
+                seen[x] = 0
             for g in range(ngroups):
                 for x in range(nx):
-                    flagged[x] |= groupdq[i, g, y, x] & ~PERS
+                    seen[x] |= groupdq[i, g, y, x]
             if ngroups > 2:
                 present[:] = False
                 for x in range(nx):
@@ -238,13 +246,13 @@ def fit_ramps(
                 slope[i, y, x] = rise[x] / time
                 unit_variance[i, y, x] = 1.0 / (time * gain[y, x] * span)
                 var_rnoise[i, y, x] = scatter * read2[y, x] / (time * gain[y, x]) ** 2
-                bits[i, y, x] = pixeldq[y, x]
+                bits[i, y, x] = pixeldq[y, x] | np.uint32(seen[x] & PERS)
             for x in range(nx):
-                if not flagged[x]:
+                if not (seen[x] & ~PERS) | np.uint8(pixeldq[y, x] & DNU):
                     continue
                 value, variance, used, more = _fit_flagged(
                     data, groupdq, i, y, x, np.float64(gain[y, x]), np.float64(read2[y, x]),
-                    np.float64(expected[y, x]), tgroup, suppress,
+                    np.float64(expected[y, x]), tgroup, first_time, suppress,
                 )  # fmt: skip
                 bits[i, y, x] |= more
                 if used > 0 and not bits[i, y, x] & DNU:
@@ -365,26 +373,15 @@ class RampFit(Operator):
         suppress = self.suppress_one_group and info.ngroups > 1
         outside = self._outside(info.ngroups)
 
-        def fit(tile: Tile, y0: int, y1: int) -> None:
-            rate: Any = tile.rate
-            for group in outside:
-                tile.groupdq[:, group, y0:y1] |= DNU
-            fit_ramps(
-                tile.data, tile.groupdq, pixeldq, scale, read2, template, weights, tgroup, first_time, suppress,
-                rate.data, rate.var_poisson, rate.var_rnoise, rate.dq, y0, y1,
-            )  # fmt: skip
-
-        def find_scale(tile: Tile, y0: int, y1: int) -> None:
-            rate: Any = tile.rate
-            flux_scale(rate.data, pixels, levels, tile.scratch["ramp_fit.scale"])
-
-        def finish(tile: Tile, y0: int, y1: int) -> None:
-            rate: Any = tile.rate
-            finish_variance(
-                rate.data, rate.var_poisson, rate.var_rnoise, rate.err, template, tile.scratch["ramp_fit.scale"], y0, y1
-            )
-
-        passes = (RowPass(fit), RowPass(find_scale, frame=True), RowPass(finish))
+        fit = partial(
+            _fit,
+            outside=tuple(outside),
+            arrays=(pixeldq, scale, read2, template, weights),
+            times=(tgroup, first_time),
+            suppress=suppress,
+        )
+        find_scale = partial(_find_scale, pixels=pixels, levels=levels)
+        passes = (RowPass(fit), RowPass(find_scale, frame=True), RowPass(partial(_finish, template=template)))
         return BoundRampStep(
             self.name, pixeldq, passes, {"ramp_fit.scale": ((), np.float64)}, produces="rate"
         )  # fmt: skip
@@ -407,3 +404,31 @@ def _template(binding: Binding, shape: tuple[int, int]) -> tuple[np.ndarray, np.
     order = np.argsort(-usable, kind="stable")[:SCALE_PIXELS]
     bright = order[usable[order] > 0.3 * usable[order[: max(1, len(order) // 10)]].mean()]
     return image, np.sort(bright).astype(np.int32)
+
+
+def _fit(
+    tile: Tile,
+    y0: int,
+    y1: int,
+    *,
+    outside: tuple[int, ...],
+    arrays: tuple[np.ndarray, ...],
+    times: tuple[float, float],
+    suppress: bool,
+) -> None:
+    rate: Any = tile.rate
+    for group in outside:
+        tile.groupdq[:, group, y0:y1] |= DNU
+    results = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
+    fit_ramps(tile.data, tile.groupdq, *arrays, *times, suppress, *results, y0, y1)
+
+
+def _find_scale(tile: Tile, y0: int, y1: int, *, pixels: np.ndarray, levels: np.ndarray) -> None:
+    rate: Any = tile.rate
+    flux_scale(rate.data, pixels, levels, tile.scratch["ramp_fit.scale"])
+
+
+def _finish(tile: Tile, y0: int, y1: int, *, template: np.ndarray) -> None:
+    rate: Any = tile.rate
+    scale = tile.scratch["ramp_fit.scale"]
+    finish_variance(rate.data, rate.var_poisson, rate.var_rnoise, rate.err, template, scale, y0, y1)

@@ -9,9 +9,8 @@ import numpy as np
 
 from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.coupling import Coupling, Numbered
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
-from tsostream.operators.group_planes import subtract_groups
-from tsostream.operators.tile import Tile
+from tsostream.operators.base import Binding, BoundRampStep, Operator, reference_array
+from tsostream.operators.group_planes import subtraction_pass
 
 __all__ = ["Reset"]
 
@@ -44,7 +43,4 @@ class Reset(Operator):
         planes = np.ascontiguousarray(np.nan_to_num(planes, nan=0.0), np.float32)
         bits = reference_array(reference, "DQ", shape, self.name)
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            subtract_groups(tile.data, planes, tile.first, y0, y1)
-
-        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(run),))
+        return BoundRampStep(self.name, binding.dq_plane | bits, (subtraction_pass(planes),))

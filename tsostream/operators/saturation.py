@@ -7,6 +7,7 @@ to neighbours is then a minimum over the neighbourhood, for all groups at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -17,7 +18,14 @@ from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, 
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
-__all__ = ["Saturation", "find_first_saturated", "find_spilled", "flag_spilled", "grow_saturated"]
+__all__ = [
+    "Saturation",
+    "find_first_saturated",
+    "find_spilled",
+    "flag_second_group",
+    "flag_spilled",
+    "grow_saturated",
+]
 
 SAT = np.uint8(dq.SATURATED)
 DNU = np.uint8(dq.DO_NOT_USE)
@@ -57,36 +65,23 @@ def find_first_saturated(data, groupdq, threshold, first, y0, y1):
 
 
 @kernel
-def grow_saturated(data, groupdq, first, grown, threshold, bias, reach, nframes, check_second, y0, y1):
-    """Set SATURATED from the first saturated group of the neighbourhood on; then look at the second group.
-
-    The second-group rule: a pixel whose third group saturates although its first group, extrapolated, would not have
-    reached the threshold was hit within the second group, which is then DO_NOT_USE.
+def grow_saturated(groupdq, first, grown, reach, y0, y1):
+    """Set SATURATED from the first saturated group of the neighbourhood on.
 
     Parameters
     ----------
-    data : float32 [integration, group, y, x]
-        Raw samples [DN].
     groupdq : uint8 [integration, group, y, x]
         Changed in place.
     first : int16 [integration, y, x]
         First saturated group of each pixel itself.
     grown : int16 [integration, y, x]
         First saturated group including neighbours; written.
-    threshold, bias : float32 [y, x]
-        Saturation level and superbias [DN].
     reach : int
         n_pix_grow_sat.
-    nframes : int
-        Frames per group.
-    check_second : bool
-        Whether to apply the second-group rule.
     y0, y1 : int
         Rows.
     """
-    n, ngroups, ny, nx = data.shape
-    mean_first = (nframes + 1) / 2.0
-    last_third = 3.0 * nframes
+    n, ngroups, ny, nx = groupdq.shape
     for i in range(n):
         for y in range(y0, y1):
             lowest = ngroups
@@ -105,17 +100,6 @@ def grow_saturated(data, groupdq, first, grown, threshold, bias, reach, nframes,
                 for x in range(nx):
                     if grown[i, y, x] <= g:
                         groupdq[i, g, y, x] |= SAT
-            if check_second and lowest <= 2 and ngroups > 2:
-                for x in range(nx):
-                    if grown[i, y, x] != 2:
-                        continue
-                    start = np.float64(data[i, 0, y, x])
-                    level = np.float64(threshold[y, x])
-                    b = np.float64(bias[y, x])
-                    if (start - b) / mean_first * last_third + b < level and (
-                        np.float64(data[i, 1, y, x] - data[i, 0, y, x]) > (level - start) / nframes
-                    ):
-                        groupdq[i, 1, y, x] |= DNU
 
 
 @kernel
@@ -179,6 +163,44 @@ def flag_spilled(groupdq, spilled, reach, y0, y1):
                             groupdq[i, g, y, k] |= DNU
 
 
+@kernel
+def flag_second_group(data, groupdq, grown, threshold, bias, nframes, y0, y1):
+    """Set DO_NOT_USE in the second group of a pixel that was hit while the group was averaged.
+
+    That is a pixel whose third group saturates although its first group, extrapolated, would not have reached the
+    threshold. Comes after the search for spilled groups, which looks at the flags without this one.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Raw samples [DN]; at least three groups.
+    groupdq : uint8 [integration, group, y, x]
+        Changed in place.
+    grown : int16 [integration, y, x]
+        First saturated group including neighbours.
+    threshold, bias : float32 [y, x]
+        Saturation level and superbias [DN].
+    nframes : int
+        Frames per group.
+    y0, y1 : int
+        Rows.
+    """
+    mean_first = (nframes + 1) / 2.0
+    last_third = 3.0 * nframes
+    for i in range(data.shape[0]):
+        for y in range(y0, y1):
+            for x in range(data.shape[3]):
+                if grown[i, y, x] != 2:
+                    continue
+                start = np.float64(data[i, 0, y, x])
+                level = np.float64(threshold[y, x])
+                b = np.float64(bias[y, x])
+                if (start - b) / mean_first * last_third + b < level and (
+                    np.float64(data[i, 1, y, x] - data[i, 0, y, x]) > (level - start) / nframes
+                ):
+                    groupdq[i, 1, y, x] |= DNU
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saturation(Operator):
     """Flag saturated samples and those at the A/D floor.
@@ -211,32 +233,40 @@ class Saturation(Operator):
         bias = np.zeros(info.frame_shape, np.float32)
         if "superbias" in binding.references:
             bias = reference_array(binding.references["superbias"], "SCI", info.frame_shape, self.name)
-        reach, nframes, second = self.n_pix_grow_sat, info.nframes, self.use_readpatt
-
-        def find(tile: Tile, y0: int, y1: int) -> None:
-            find_first_saturated(tile.data, tile.groupdq, threshold, tile.scratch["saturation.first"], y0, y1)
-
-        def grow(tile: Tile, y0: int, y1: int) -> None:
-            scratch = tile.scratch
-            grow_saturated(
-                tile.data, tile.groupdq, scratch["saturation.first"], scratch["saturation.grown"],
-                threshold, bias, reach, nframes, second, y0, y1,
-            )  # fmt: skip
-
-        def find_spill(tile: Tile, y0: int, y1: int) -> None:
-            scratch = tile.scratch
-            find_spilled(
-                tile.data, tile.groupdq, scratch["saturation.grown"], threshold, check, nframes,
-                scratch["saturation.spilled"], y0, y1,
-            )  # fmt: skip
-
-        def flag_spill(tile: Tile, y0: int, y1: int) -> None:
-            flag_spilled(tile.groupdq, tile.scratch["saturation.spilled"], reach, y0, y1)
-
+        reach, nframes = self.n_pix_grow_sat, info.nframes
         plane = (info.frame_shape, np.int16)
-        passes = [RowPass(find), RowPass(grow, halo=reach)]
+        passes = [RowPass(partial(_find, threshold=threshold)), RowPass(partial(_grow, reach=reach), halo=reach)]
         scratch = {"saturation.first": plane, "saturation.grown": plane}
         if self.use_readpatt and nframes > 1:
-            passes += [RowPass(find_spill), RowPass(flag_spill, halo=reach)]
+            search = partial(_find_spilled, threshold=threshold, check=check, nframes=nframes)
+            passes += [RowPass(search), RowPass(partial(_flag_spilled, reach=reach), halo=reach)]
             scratch["saturation.spilled"] = plane
+        if self.use_readpatt and info.ngroups > 2:
+            passes.append(RowPass(partial(_second_group, threshold=threshold, bias=bias, nframes=nframes)))
         return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), scratch)
+
+
+def _find(tile: Tile, y0: int, y1: int, *, threshold: np.ndarray) -> None:
+    find_first_saturated(tile.data, tile.groupdq, threshold, tile.scratch["saturation.first"], y0, y1)
+
+
+def _grow(tile: Tile, y0: int, y1: int, *, reach: int) -> None:
+    scratch = tile.scratch
+    grow_saturated(tile.groupdq, scratch["saturation.first"], scratch["saturation.grown"], reach, y0, y1)
+
+
+def _find_spilled(
+    tile: Tile, y0: int, y1: int, *, threshold: np.ndarray, check: np.ndarray, nframes: int
+) -> None:
+    grown, spilled = tile.scratch["saturation.grown"], tile.scratch["saturation.spilled"]
+    find_spilled(tile.data, tile.groupdq, grown, threshold, check, nframes, spilled, y0, y1)
+
+
+def _flag_spilled(tile: Tile, y0: int, y1: int, *, reach: int) -> None:
+    flag_spilled(tile.groupdq, tile.scratch["saturation.spilled"], reach, y0, y1)
+
+
+def _second_group(
+    tile: Tile, y0: int, y1: int, *, threshold: np.ndarray, bias: np.ndarray, nframes: int
+) -> None:
+    flag_second_group(tile.data, tile.groupdq, tile.scratch["saturation.grown"], threshold, bias, nframes, y0, y1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -48,7 +49,8 @@ class Superbias(Operator):
         plane = np.nan_to_num(reference_array(reference, "SCI", shape, self.name), nan=0.0).astype(np.float32)
         bits = reference_array(reference, "DQ", shape, self.name)
 
-        def run(tile: Tile, y0: int, y1: int) -> None:
-            subtract_plane(tile.data, plane, y0, y1)
+        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(partial(_subtract, plane=plane)),))
 
-        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(run),))
+
+def _subtract(tile: Tile, y0: int, y1: int, *, plane: np.ndarray) -> None:
+    subtract_plane(tile.data, plane, y0, y1)

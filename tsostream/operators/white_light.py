@@ -51,8 +51,10 @@ class BoundWhiteLight:
         there = np.isfinite(flux) & np.isfinite(error)
         whole = weight.sum()
         cover = (there * weight).sum(axis=1)
-        usable = cover > (1.0 - self.max_lost) * whole
+        usable = (whole - cover <= self.max_lost * whole) & (cover > 0)
+        # a spectrum without light cannot fill anything, but nothing is to be filled where all columns are there
         fill = np.where(usable, whole / np.where(cover > 0, cover, 1.0), np.nan)
+        fill[there.all(axis=1)] = 1.0
         # summed in float64 over a fixed number of columns: independent of how the block was cut
         white = np.where(there, flux, 0.0).sum(axis=1) * fill
         variance = np.where(there, error**2, 0.0).sum(axis=1) * fill**2

@@ -42,6 +42,9 @@ class Aperture(NamedTuple):
         Likewise for the background.
     ground : int32 [background]
         Flat indices.
+    ground_template : float32 [background]
+        Template there (input unit): outliers are told by their distance from it, and a lost pixel does not tilt
+        the mean of a background that is not flat.
     fit_pixel : int32 [fit]
         Flat indices of the pixels that decide position and width.
     fit_column : int32 [fit]
@@ -60,6 +63,8 @@ class Aperture(NamedTuple):
         Largest fraction of a column's profile that is filled.
     subtract : bool
         Whether a background is subtracted.
+    correct_across, correct_along : bool
+        Whether light that a shift of the source moves across the aperture's edge is put back.
     """
 
     start: np.ndarray
@@ -70,6 +75,7 @@ class Aperture(NamedTuple):
     lost_always: np.ndarray
     ground_start: np.ndarray
     ground: np.ndarray
+    ground_template: np.ndarray
     fit_pixel: np.ndarray
     fit_column: np.ndarray
     basis: np.ndarray
@@ -79,6 +85,8 @@ class Aperture(NamedTuple):
     ground_clip: float
     max_lost: float
     subtract: bool
+    correct_across: bool
+    correct_along: bool
 
 
 class Sums(NamedTuple):
@@ -121,14 +129,14 @@ class Sums(NamedTuple):
 
 @kernel
 def solve_symmetric(matrix, vector, n, diagonal):
-    """Solve a small symmetric positive definite system in place.
+    """Solve a small symmetric positive definite system.
 
     Parameters
     ----------
     matrix : float64 [n, n]
-        Overwritten by its inverse.
+        The system; read.
     vector : float64 [n]
-        Overwritten by the solution.
+        Right-hand side; overwritten by the solution, untouched when there is none.
     n : int
         Order.
     diagonal : float64 [n]
@@ -187,31 +195,33 @@ def _measure_ground(data, vp, vr, bits, a, column, values):
     for k in range(begin, end, stride):
         p = a.ground[k]
         if _usable(data[p], vp[p] + vr[p], bits[p]) and count < values.size:
-            values[count] = data[p] * a.scale[p]
+            values[count] = np.float64(data[p] - a.ground_template[k]) * a.scale[p]
             count += 1
     if count == 0:
         return np.nan, np.nan
     # robust start: a cosmic ray must not decide which pixels are outliers
     level = np.median(values[:count])
     limit = a.ground_clip * a.ground_clip
-    mean = variance = 0.0
+    mean = variance = template = 0.0
     used = 0
     for k in range(begin, end):
         p = a.ground[k]
-        pixel_variance = vp[p] + vr[p]
+        scale = np.float64(a.scale[p])
+        template += a.ground_template[k] * scale
+        pixel_variance = np.float64(vp[p] + vr[p])
         if not _usable(data[p], pixel_variance, bits[p]):
             continue
-        scale = np.float64(a.scale[p])
-        distance = data[p] * scale - level
-        pixel_variance = pixel_variance * scale * scale
+        distance = np.float64(data[p] - a.ground_template[k]) * scale - level
+        pixel_variance *= scale * scale
         # the level itself is uncertain by about 1.25 sigma / sqrt(count)
         if distance * distance <= limit * pixel_variance * (1.0 + 1.6 / count):
             mean += distance
             variance += pixel_variance
             used += 1
+    template /= total
     if used == 0:
-        return level, np.nan
-    return level + mean / used, variance / used**2
+        return template + level, np.nan
+    return template + level + mean / used, variance / used**2
 
 
 @kernel
@@ -265,6 +275,9 @@ def measure(data, vp, vr, vf, bits, a, out):
     flux of a column is ``sum_good w (D - B) / sum_good w P * sum_all w P``; its variance scales with the square and
     gains ``F^2 sum_lost (w dP)^2`` for what was filled. A column is NaN when more than ``max_lost`` of its profile
     is missing or a pixel that is good in other integrations has saturated.
+
+    A shift s of the source changes what the aperture holds by ``- s sum w P'``; with ``correct_across`` or
+    ``correct_along`` the flux is divided by that, which takes first-order aperture losses out of the light curve.
     """
     columns = a.start.size - 1
     nbasis = a.basis.shape[1]
@@ -288,7 +301,8 @@ def measure(data, vp, vr, vf, bits, a, out):
             usable = np.isfinite(out.fit[i, j]) and out.fit[i, 0] > 0.0
             ratio[j] = out.fit[i, j] / out.fit[i, 0] if usable else (1.0 if j == 0 else 0.0)
         for c in range(columns):
-            flux = poisson = rnoise = flat = area = used_area = cover = whole = missing2 = 0.0
+            flux = poisson = rnoise = flat = used_area = cover = whole = missing2 = 0.0
+            nominal = moved = 0.0
             flags = np.uint32(0)
             saturated = False
             for k in range(4):
@@ -301,7 +315,11 @@ def measure(data, vp, vr, vf, bits, a, out):
                 for j in range(COEFFICIENTS):
                     profile += ratio[j] * a.shape[k, j]
                 whole += w * profile
-                area += w
+                nominal += w * a.shape[k, 0]
+                if a.correct_across:
+                    moved += w * ratio[1] * a.shape[k, 1]
+                if a.correct_along:
+                    moved += w * ratio[3] * a.shape[k, 3]
                 flags |= pixel_bits & (SAT | JUMP | OUTLIER)
                 out.counts[i, c, 0] += (pixel_bits & JUMP) != 0
                 out.counts[i, c, 1] += (pixel_bits & SAT) != 0
@@ -320,8 +338,14 @@ def measure(data, vp, vr, vf, bits, a, out):
                     flat += (w * scale) ** 2 * vf[i, p]
                 cover += w * profile
                 used_area += w
-            lost = 1.0 - cover / whole if whole > 0.0 else (1.0 if area > 0.0 else 0.0)
-            fill = whole / cover if cover > 0.0 and out.counts[i, c, 3] > 0 else 1.0
+            lost, fill = 0.0, 1.0
+            if out.counts[i, c, 3] > 0:
+                # where the profile is not positive, nothing is known of what is missing
+                lost = 1.0 - cover / whole if whole > 0.0 else 1.0
+                fill = whole / cover if cover > 0.0 else 1.0
+            if nominal > 0.0:
+                # a column almost without light has no usable profile: never more than a twentieth
+                fill /= 1.0 + min(max(moved / nominal, -0.05), 0.05)
             usable = used_area > 0.0 and not saturated and lost <= a.max_lost and np.isfinite(out.ground[i, c])
             if out.counts[i, c, 3] > 0:
                 flags |= ESTIMATED if usable else DNU
@@ -337,4 +361,4 @@ def measure(data, vp, vr, vf, bits, a, out):
             out.error[i, c] = np.sqrt((poisson + rnoise + flat) * fill * fill + shared + flux * flux * missing2)
             out.dq[i, c] = flags
             out.npixels[i, c] = used_area
-            out.lost[i, c] = min(max(lost, 0.0), 1.0) if out.counts[i, c, 3] > 0 else 0.0
+            out.lost[i, c] = min(max(lost, 0.0), 1.0)

@@ -1,0 +1,202 @@
+"""``tsostream inspect``: what is this, is it complete, are its times sane, and what would a run do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tsostream.cli.options import Grouped, inputs_argument, make_request, options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from tsostream.errors import InputError
+    from tsostream.files import Exposure
+    from tsostream.run.setup import Request
+
+__all__ = ["inspect_command"]
+
+EXAMPLES: Final = """
+tsostream inspect jw*_uncal.fits
+tsostream inspect data/ --refs references/ --max-memory 1GB
+tsostream inspect lc.arrow
+"""
+
+#: findings that only stop a run, not a look at the files
+_NOT_YET: Final = "missing_reference"
+
+
+@click.command("inspect", cls=Grouped, examples=EXAMPLES)
+@inputs_argument
+@options
+def inspect_command(inputs: tuple[str, ...], log_file: Path | None, log_level: str | None, **chosen: Any) -> None:
+    """Look at exposures without reducing them.
+
+    Shows what the files hold, whether they are complete, how sane their times are, and what process would do with
+    them: steps, parameters, references, memory. Without references it says which are missing and how to give them.
+
+    INPUT is as for process, or a light curve that process wrote (finished, growing or interrupted).
+
+    \b
+    Exit codes: 0 nothing stands against a run (but for references still to be given); 2 a problem was found.
+    """
+    from tsostream.cli.logs import logging_to
+    from tsostream.cli.watching import make_console
+
+    with logging_to(log_file, log_level):
+        console = make_console(stderr=False)
+        written = [name for name in inputs if _is_arrow(Path(name))]
+        for name in written:
+            from tsostream.cli.written import print_output
+
+            print_output(console, Path(name))
+        others = tuple(name for name in inputs if name not in written)
+        if others:
+            _inspect(console, make_request(others, None, **chosen))
+
+
+def _is_arrow(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(6) == b"ARROW1"
+    except OSError:
+        return False
+
+
+def _inspect(console: Console, request: Request) -> None:
+    """Print everything about the exposures of a request, then raise what was found against a run."""
+    from tsostream.cli.report import heading
+    from tsostream.cli.times import print_times
+    from tsostream.errors import InputError, MemoryLimitError
+    from tsostream.files import find_exposures
+
+    exposures = find_exposures(
+        [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
+    )
+    problems = []
+    too_much: MemoryLimitError | None = None
+    for number, exposure in enumerate(exposures):
+        if number:
+            console.print()
+        _print_exposure(console, exposure)
+        print_times(console, exposure)
+        console.print(heading("The run"))
+        try:
+            _print_run(console, request, exposure)
+        except InputError as error:
+            problems += list(error.problems)
+        except MemoryLimitError as error:
+            too_much = error
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    if too_much is not None:
+        raise too_much
+
+
+def _print_exposure(console: Console, exposure: Exposure) -> None:
+    from rich.table import Table
+
+    from tsostream.cli.report import emit, facts_table, integrations_text, print_notes, size_text, title
+
+    info = exposure.info
+    emit(console, title(exposure))
+    emit(console, facts_table([("integrations", integrations_text(exposure)), ("product", exposure.product)]))
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name, side in (("file", "left"), ("segment", "right"), ("integrations", "right"), ("count", "right"), ("size", "right")):
+        table.add_column(name, justify=side, no_wrap=name != "file", overflow="fold")  # type: ignore[arg-type]
+    for segment in exposure.segments:
+        table.add_row(
+            Path(segment.source_path).name,
+            f"{segment.segment_number}/{segment.segment_total or '?'}",
+            f"{segment.first}-{segment.last}",
+            str(segment.count),
+            size_text(segment.size),
+        )
+    emit(console, table)
+    if info.is_ramp:
+        readout = f"{info.nframes} frames per group, {info.groupgap} dropped; frame {info.frame_time:g} s"
+        emit(console, facts_table([("readout", f"{readout}, integration {info.integration_time:g} s")]))
+    print_notes(console, exposure.notes)
+
+
+def _print_run(console: Console, request: Request, exposure: Exposure) -> None:
+    """Print what a run would do; where only references are missing, what can be said without them.
+
+    Raises
+    ------
+    InputError
+        For everything else that stands against a run.
+    """
+    from tsostream.cli.report import emit, facts_table, plan_rows, print_notes
+    from tsostream.errors import InputError
+    from tsostream.run.setup import prepare
+
+    try:
+        prepared = prepare(request, exposure, None)
+    except InputError as error:
+        if any(problem.code != _NOT_YET for problem in error.problems):
+            raise
+        _print_without_references(console, request, exposure, error)
+        return
+    emit(console, facts_table(plan_rows(prepared)))
+    print_notes(console, [note for note in prepared.notes if note not in exposure.notes])
+
+
+def _print_without_references(console: Console, request: Request, exposure: Exposure, error: InputError) -> None:
+    """Print steps, the references that were found and those that were not, and the least memory."""
+    from rich.text import Text
+
+    from tsostream.cli.report import changed_parameters, couplings, emit, facts_table, references_text, steps_text
+    from tsostream.references import find_references, parse_overrides
+    from tsostream.run.config import load_config
+
+    info = exposure.info
+    config = load_config(
+        info, config=request.config, settings=request.settings, skip_steps=request.skip_steps
+    )
+    wanted = [name for operator in config.operators for name in operator.references]
+    selection = find_references(
+        info, refs_dir=request.refs_dir, overrides=parse_overrides(request.overrides), wanted=wanted
+    )
+    found = {kind: path.name for kind, path in selection.paths.items()}
+    rows: list[tuple[str, str | Text]] = [
+        ("steps", steps_text(config)),
+        ("parameters", config.source + "".join(f"\n{line}" for line in changed_parameters(config))),
+        ("windows", "\n".join(couplings(config))),
+        ("references", references_text(found, {kind: str(source) for kind, source in selection.source.items()})),
+        ("missing", Text("\n".join(_missing_lines(error)), style="yellow")),
+        ("memory", _least_memory(request, exposure)),
+    ]
+    emit(console, facts_table(rows))
+
+
+def _missing_lines(error: InputError) -> list[str]:
+    lines = [str(problem.what) for problem in error.problems]
+    return [*lines, "give a directory of references with --refs DIR, or single ones with --override TYPE=FILE"]
+
+
+def _least_memory(request: Request, exposure: Exposure) -> str:
+    """Size the run with steps that keep no references."""
+    import os
+
+    import numpy as np
+
+    from tsostream.operators.tile import plan_tile
+    from tsostream.run.chain import RateChain
+    from tsostream.run.plan import make_plan, parse_bytes
+    from tsostream.run.scout import parse_scout
+
+    info = exposure.info
+    rates = RateChain(info, (), np.zeros(info.frame_shape, np.uint32), plan_tile(info, []))
+    plan = make_plan(
+        exposure,
+        rates,
+        parse_scout(request.scout),
+        reference_bytes=0,
+        workers=request.workers or os.cpu_count() or 1,
+        max_memory=parse_bytes(request.max_memory) if request.max_memory else None,
+    )
+    return f"at least {plan.total / 1e6:.0f} MB, references not counted"

@@ -1,0 +1,161 @@
+"""Figures of a running reduction: speed, time left, memory, and how good the light curve looks."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from tsostream.records import RowPair
+
+__all__ = ["COUNTS", "Meter", "duration", "p2p_ppm", "peak_bytes"]
+
+#: columns whose sums are reported
+COUNTS: Final = ("n_jump", "n_saturated", "n_outlier", "n_bad")
+#: rows the running scatter looks back on
+LOOK_BACK: Final = 101
+#: seconds over which the speed is measured
+_WINDOW: Final = 10.0
+
+
+def p2p_ppm(flux: np.ndarray) -> float:
+    """Point-to-point scatter of a light curve relative to its median [ppm], NaN with fewer than five points.
+
+    The median of the absolute differences of neighbours, scaled to a standard deviation, so that neither a transit
+    nor a cosmic ray counts.
+    """
+    flux = flux[np.isfinite(flux)]
+    if len(flux) < 5:
+        return math.nan
+    step = np.diff(flux)
+    spread = 1.4826 * np.median(np.abs(step - np.median(step))) / math.sqrt(2)
+    middle = float(np.median(flux))
+    return float(1e6 * spread / middle) if middle > 0 else math.nan
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as people do: 0.4 s, 24 s, 2:05, 1:02:05."""
+    if not math.isfinite(seconds):
+        return "?"
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Meter:
+    """Counts what a run has done; constant memory.
+
+    Parameters
+    ----------
+    bytes_per_integration
+        Of the input files.
+    clock
+        Seconds, for tests.
+    """
+
+    def __init__(self, bytes_per_integration: float = 0.0, clock: Callable[[], float] = time.monotonic):
+        self.bytes_per_integration = bytes_per_integration
+        self.stage = ""
+        self.total = 0
+        self.done = 0
+        self.rows = 0
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self._clock = clock
+        self._began = clock()
+        self._marks: deque[tuple[float, int]] = deque()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=LOOK_BACK)
+        self._steps: list[np.ndarray] = []
+
+    def begin(self, stage: str, total: int) -> None:
+        """Begin a stage."""
+        self.stage, self.total, self.done = stage, total, 0
+        self._began = self._clock()
+        self._marks.clear()
+
+    def advance(self, done: int, pair: RowPair | None) -> None:
+        """Take note of progress, and of the rows that were written."""
+        self.done = done
+        now = self._clock()
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and self._marks[0][0] < now - _WINDOW:
+            self._marks.popleft()
+        if pair is not None:
+            self._look(pair)
+
+    def _look(self, pair: RowPair) -> None:
+        batch = pair.light_curve
+        self.rows += batch.num_rows
+        for name in COUNTS:
+            self.counts[name] += int(batch.column(name).to_numpy().sum())
+        order, aperture = batch.column("order").to_numpy(), batch.column("aperture").to_numpy()
+        main = (order == order[0]) & (aperture == aperture[0])
+        flux, error = batch.column("flux").to_numpy()[main], batch.column("flux_err").to_numpy()[main]
+        self._recent.extend(zip(flux.tolist(), error.tolist(), strict=True))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return self._clock() - self._began
+
+    @property
+    def rate(self) -> float:
+        """Integrations per second lately; NaN before anything is done."""
+        if not self._marks or self.done == 0:
+            return math.nan
+        then, done = self._marks[0]
+        now = self._marks[-1][0]
+        if now - then < 0.5 * min(_WINDOW, self.elapsed) or self.done == done:
+            then, done, now = self._began, 0, self._clock()
+        return (self.done - done) / (now - then) if now > then else math.nan
+
+    @property
+    def left(self) -> float:
+        """Seconds the stage will still take, by the rate; NaN when not known."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate > 0 else math.nan
+
+    @property
+    def scatter(self) -> tuple[float, float]:
+        """Point-to-point scatter of the latest rows, and their own median error [ppm]."""
+        flux, error = (np.array(column) for column in zip(*self._recent, strict=True)) if self._recent else (np.empty(0),) * 2
+        if not np.isfinite(flux).any():
+            return math.nan, math.nan
+        middle = float(np.nanmedian(flux))
+        own = float(np.median(error[np.isfinite(error)])) if np.isfinite(error).any() else math.nan
+        return p2p_ppm(flux), 1e6 * own / middle if middle > 0 else math.nan
+
+    def speed(self) -> str:
+        """Integrations and megabytes per second, time left."""
+        if not math.isfinite(self.rate):
+            return "starting"
+        parts = [f"{self.rate:.0f} integrations/s" if self.rate >= 10 else f"{self.rate:.1f} integrations/s"]
+        if self.bytes_per_integration:
+            parts.append(f"{self.rate * self.bytes_per_integration / 1e6:.0f} MB/s")
+        parts.append(f"{duration(self.left)} left" if self.done < self.total else f"{duration(self.elapsed)}")
+        return ", ".join(parts)
+
+    def quality(self) -> str:
+        """Scatter next to what the errors expect; empty before there are enough rows."""
+        found, expected = self.scatter
+        if not math.isfinite(found):
+            return ""
+        return f"scatter {found:.0f} ppm (own errors {expected:.0f})"

@@ -1,0 +1,128 @@
+"""Options that commands share, and a help page that groups them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+
+import click
+
+from tsostream.cli.logs import LEVELS
+from tsostream.integration.exposure_info import Level
+
+if TYPE_CHECKING:
+    from tsostream.run.setup import Request
+
+__all__ = ["HELP_SETTINGS", "Grouped", "GroupedOption", "grouped", "inputs_argument", "make_request", "options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HELP_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class GroupedOption(click.Option):
+    """An option that stands under a heading of the help page."""
+
+    def __init__(self, *args: Any, group: str = "Options", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class Grouped(click.Command):
+    """A command whose help page has a section per group of options, then its examples."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per group, in the order the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                groups.setdefault(getattr(parameter, "group", "Help"), []).append(record)
+        # the page ends with --help itself
+        rest = groups.pop("Help", [])
+        for name, records in {**groups, "Help": rest}.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=28)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples.strip("\n").splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n" if line else "\n")
+
+
+def grouped(group: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    """Declare an option of a group."""
+    return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def inputs_argument(function: F) -> F:
+    """Take segment files, directories or associations."""
+    return click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())(function)
+
+
+_PATH = click.Path(path_type=Path)
+
+_SELECTION = (
+    grouped("Input", "--level", type=click.Choice(get_args(Level)), metavar="LEVEL",
+            help=f"Product level to use where a directory holds several: {', '.join(get_args(Level))}."),
+    grouped("Input", "--allow-gaps", is_flag=True,
+            help="Go on over missing integrations between segments; their rows have present = false."),
+    grouped("Steps and parameters", "--config", metavar="FILE|none",
+            help="YAML file with steps and parameters [default: the mode's own; none: the code defaults]."),
+    grouped("Steps and parameters", "--set", "settings", multiple=True, metavar="STEP.PAR=VALUE",
+            help="Set one parameter, e.g. jump.rejection_threshold=8. May be repeated, and wins over --config."),
+    grouped("Steps and parameters", "--skip-step", "skip_steps", multiple=True, metavar="STEP",
+            help="Leave a step out. May be repeated."),
+    grouped("Steps and parameters", "--scout", default="auto", show_default=True, metavar="HOW",
+            help="Integrations the templates are made from before the run: auto, spread:N (over the exposure), head:N (the "
+                 "first ones), or the stored scout of another run (a file)."),
+    grouped("Steps and parameters", "--wavelengths", type=_PATH, metavar="FILE",
+            help="Wavelengths, where the input has none: a WAVELENGTH image, a calints product, or a table."),
+    grouped("References", "--refs", "refs_dir", type=_PATH, metavar="DIR",
+            help="Directory of reference files (FITS, ASDF, JSON), chosen by their keywords."),
+    grouped("References", "--override", "overrides", multiple=True, metavar="TYPE=FILE",
+            help="Use this file for a reference type, e.g. superbias=mine.fits. May be repeated."),
+    grouped("Resources", "--workers", type=click.IntRange(1), metavar="N",
+            help="Blocks worked on side by side [default: the number of processors]; results do not depend on it."),
+    grouped("Resources", "--max-memory", metavar="SIZE",
+            help="Plan to stay below this, e.g. 2GB; the plan shrinks, and refuses when it cannot."),
+)  # fmt: skip
+
+_TALK = (
+    grouped("What is said", "--log-file", type=_PATH, metavar="FILE", help="Append a log: parameters, counts and seconds of each step."),
+    grouped("What is said", "--log-level", type=click.Choice(LEVELS), metavar="LEVEL",
+            help=f"How much is logged, to the log file, or without one to the terminal: {', '.join(LEVELS)}. debug adds "
+                 "tracebacks."),
+)  # fmt: skip
+
+
+def _apply(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def options(function: F) -> F:
+    """Add what ``process`` and ``inspect`` share."""
+    return _apply(function, (*_SELECTION, *_TALK))
+
+
+def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any) -> Request:
+    """Turn option values into a request; whatever the runner does not know is left out."""
+    from dataclasses import fields
+
+    from tsostream.run.setup import Request
+
+    known = {field.name for field in fields(Request)}
+    given = {name: value for name, value in chosen.items() if name in known and value is not None}
+    for name in ("refs_dir", "wavelengths"):
+        if name in given:
+            given[name] = given[name].expanduser()
+    return Request(inputs=tuple(inputs), out=out, **given)

@@ -1,0 +1,174 @@
+"""``tsostream process``: the main job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tsostream.cli.options import Grouped, grouped, inputs_argument, make_request, options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tsostream.cli.interruption import Interruptible
+    from tsostream.cli.watching import Watcher
+    from tsostream.run.setup import Prepared
+    from tsostream.run.stream import Result
+
+__all__ = ["process", "run_all"]
+
+logger = logging.getLogger("tsostream")
+
+EXAMPLES: Final = """
+tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
+tsostream process data/ --level calints --wavelengths jw*_calints.fits --out lc.arrow
+tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8 --skip-step linearity
+tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log-file lc.log
+"""
+
+
+@click.command(cls=Grouped, examples=EXAMPLES)
+@inputs_argument
+@grouped("Output", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE",
+         help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.")  # fmt: skip
+@grouped("Output", "--overwrite", is_flag=True, help="Replace an output that is there already.")
+@grouped("Output", "--hash-inputs", is_flag=True,
+         help="Record the sha256 of the whole input files, not only of their headers.")  # fmt: skip
+@options
+@grouped("What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors, and the path of the light curve.")
+@click.pass_context
+def process(
+    ctx: click.Context,
+    inputs: tuple[str, ...],
+    out: Path,
+    log_file: Path | None,
+    log_level: str | None,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Reduce exposures into a light curve and spectra.
+
+    INPUT is any number of segment files (uncal, rateints, calints or crfints, also .fits.gz) in any order, a
+    directory of them, or an association. Everything is checked before the first pixel is read: gaps, overlaps,
+    foreign or truncated files, parameters, references.
+
+    Rows are on disk, readable by other programs, as soon as they are made; memory does not grow with the length
+    of the exposure. Several exposures or detectors give one output each (lc.nrs1.arrow, lc.nrs2.arrow).
+
+    \b
+    Exit codes: 0 done; 1 failed on the way (the rows written are kept); 2 a problem found before the start;
+    130 interrupted (Ctrl-C or SIGTERM; the output is closed properly, with status "interrupted").
+    """
+    from tsostream.cli.interruption import Interruptible
+    from tsostream.cli.logs import logging_to
+    from tsostream.cli.watching import make_console
+
+    with logging_to(log_file, log_level, quiet=quiet), Interruptible() as interruptible:
+        from tsostream.run.setup import prepare_all
+
+        runs = prepare_all(make_request(inputs, out.expanduser(), **chosen))
+        console = make_console()
+        if not run_all(runs, console, interruptible, quiet=quiet):
+            from tsostream.cli.failures import INTERRUPTED
+
+            ctx.exit(INTERRUPTED)
+
+
+def run_all(runs: Sequence[Prepared], console: Console, interruptible: Interruptible, *, quiet: bool) -> list[Result]:
+    """Show the plans, then run them one after the other.
+
+    Returns
+    -------
+    list of Result
+        Empty when the run was interrupted.
+    """
+    from tsostream.cli.report import print_notes, print_plan
+
+    said: set[str] = set()
+    for prepared in runs:
+        for note in prepared.notes:
+            logger.info("note: %s", note)
+        if not quiet:
+            print_plan(console, prepared)
+            print_notes(console, prepared.notes, said)
+    results = []
+    for prepared in runs:
+        result = _run(prepared, console, interruptible, quiet=quiet)
+        if result is None:
+            return []
+        results.append(result)
+        click.echo(str(result.out))
+    return results
+
+
+def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, quiet: bool) -> Result | None:
+    """Run one exposure; None when it was interrupted."""
+    from tsostream.cli.meter import Meter
+    from tsostream.cli.watching import make_watcher
+    from tsostream.errors import TsoStreamError
+    from tsostream.run.stream import run_exposure
+
+    exposure = prepared.exposure
+    size = sum(segment.size for segment in exposure.segments) / max(exposure.count, 1)
+    watcher = make_watcher(Meter(size), console, quiet=quiet)
+    interruptible.announce = watcher.message
+    logger.info("%s: integrations %d-%d into %s", exposure.label, exposure.first, exposure.last, prepared.out)
+    try:
+        with watcher.watching():
+            result: Result = interruptible.run(run_exposure(prepared, watcher))
+    except KeyboardInterrupt:
+        click.echo(f"tsostream: interrupted: {how_far(prepared, watcher)}", err=True)
+        logger.warning("interrupted: %s", how_far(prepared, watcher), extra={"file_only": True})
+        return None
+    except TsoStreamError:
+        if watcher.meter.stage == "stream":
+            click.echo(f"tsostream: {how_far(prepared, watcher)}", err=True)
+        raise
+    summary = summarise(result, watcher)
+    logger.info("%s", summary)
+    log_counts(result, watcher)
+    if not quiet:
+        console.print(summary, soft_wrap=not console.is_terminal)
+    return result
+
+
+def how_far(prepared: Prepared, watcher: Watcher) -> str:
+    """Say what there is after a run that did not reach its end."""
+    meter, exposure = watcher.meter, prepared.exposure
+    if meter.stage != "stream":
+        return "nothing was written yet"
+    total = exposure.last - exposure.first + 1
+    if meter.rows == 0:
+        return f"{prepared.out} holds no rows yet"
+    return f"{prepared.out} holds {meter.rows} of {total} integrations, readable as they are"
+
+
+def summarise(result: Result, watcher: Watcher) -> str:
+    """Say in one line how a run went."""
+    from tsostream.cli.meter import duration, peak_bytes
+
+    meter = watcher.meter
+    seconds = result.seconds.get("stream", 0.0)
+    parts = [f"{result.integrations} integrations in {duration(sum(result.seconds.values()))}"]
+    if seconds > 0:
+        rate = result.integrations / seconds
+        parts.append(f"{rate:.0f}/s, {rate * meter.bytes_per_integration / 1e6:.0f} MB/s")
+    parts.append(meter.quality())
+    found = [f"{name} {count}" for name, count in meter.counts.items() if count]
+    parts.append(" ".join(found))
+    peak = peak_bytes()
+    parts.append(f"peak memory {peak / 1e6:.0f} MB" if peak else "")
+    return "done: " + "; ".join(part for part in parts if part)
+
+
+def log_counts(result: Result, watcher: Watcher) -> None:
+    """Log what the steps found and how long they took."""
+    counts = ", ".join(f"{name}={count}" for name, count in watcher.meter.counts.items())
+    logger.info("counts in the source aperture, all rows: %s", counts)
+    facts = {name: result.metadata.get(name, 0) for name in ("missing_integrations", "rows_without_flux", "time_flags_seen")}
+    logger.info("rows: %d; %s", result.integrations, ", ".join(f"{name}={value}" for name, value in facts.items()))
+    logger.info("seconds: %s", ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items()))

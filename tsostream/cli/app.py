@@ -46,7 +46,7 @@ class _Application(click.Group):
 @click.group(cls=_Application, context_settings=HELP_SETTINGS, no_args_is_help=True)
 @click.version_option(__version__, "--version", message="tsostream %(version)s")
 def tsostream() -> None:
-    """JWST time-series exposures, one integration at a time.
+    r"""JWST time-series exposures, one integration at a time.
 
     Segment files go in; a light curve and spectra grow on disk, row by row, readable by other programs while
     the run goes on.

@@ -12,6 +12,7 @@ from tsostream.cli.options import Grouped, grouped
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tsostream.cli.interruption import Interruptible
     from tsostream.simulate import SimulatedExposure
 
 __all__ = ["demo"]
@@ -26,18 +27,40 @@ tsostream demo --out /tmp/try --ints 300 --seed 5
 
 
 @click.command("demo", cls=Grouped, examples=EXAMPLES)
-@grouped("Output", "--out", type=click.Path(path_type=Path), metavar="DIR",
-         help=f"Directory for everything [default: {FOLDER}, which is made anew each time].")  # fmt: skip
+@grouped(
+    "Output",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"Directory for everything [default: {FOLDER}, which is made anew each time].",
+)
 @grouped("Output", "--overwrite", is_flag=True, help="Replace a demo that is in --out already.")
-@grouped("Exposure", "--ints", type=click.IntRange(10), default=160, show_default=True, metavar="N", help="Integrations.")
-@grouped("Exposure", "--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Another seed, other noise.")
+@grouped(
+    "Exposure",
+    "--ints",
+    type=click.IntRange(10),
+    default=160,
+    show_default=True,
+    metavar="N",
+    help="Integrations.",
+)
+@grouped(
+    "Exposure",
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="S",
+    help="Another seed, other noise.",
+)
 @click.pass_context
 def demo(ctx: click.Context, out: Path | None, overwrite: bool, ints: int, seed: int) -> None:
     """Simulate a small transit, reduce it, show the light curve.
 
-    A NIRSpec BrightObj exposure (PRISM, SUB512) of three segments with known depth is written in the archive's
-    format with its reference files, then reduced exactly as real data are. The result is drawn here and as demo.png
-    and compared with what was injected. The very first run compiles the kernels, which takes up to a minute.
+    A NIRSpec BrightObj exposure (PRISM, SUB512) of three segments with known depth is written in the
+    archive's format with its reference files, then reduced exactly as real data are. The result is drawn here
+    and as demo.png, and compared with what was injected. The very first run compiles the kernels, which takes
+    up to a minute.
     """
     from tsostream.cli.failures import INTERRUPTED
     from tsostream.cli.interruption import Interruptible
@@ -51,9 +74,16 @@ def demo(ctx: click.Context, out: Path | None, overwrite: bool, ints: int, seed:
 
         console.print(f"1. Simulating {ints} integrations of a transit into {folder}", style="bold")
         exposure = simulate_watched(
-            console, "NRS_BRIGHTOBJ", folder, ints=ints, groups=5, segments=3, seed=seed, transit_depth=DEPTH,
+            console,
+            "NRS_BRIGHTOBJ",
+            folder,
+            ints=ints,
+            groups=5,
+            segments=3,
+            seed=seed,
+            transit_depth=DEPTH,
             overwrite=overwrite or out is None,
-        )  # fmt: skip
+        )
         console.print("2. Reducing it", style="bold")
         console.print(f"   {process_command(exposure)}", style="cyan", soft_wrap=True)
         if not _reduce(console, exposure, interruptible, overwrite=overwrite or out is None):
@@ -62,13 +92,13 @@ def demo(ctx: click.Context, out: Path | None, overwrite: bool, ints: int, seed:
         _show(console, exposure)
 
 
-def _reduce(console: Console, exposure: SimulatedExposure, interruptible: object, *, overwrite: bool) -> bool:
-    from tsostream.cli.interruption import Interruptible
+def _reduce(
+    console: Console, exposure: SimulatedExposure, interruptible: Interruptible, *, overwrite: bool
+) -> bool:
     from tsostream.cli.options import make_request
     from tsostream.cli.processing import run_all
     from tsostream.run.setup import prepare_all
 
-    assert isinstance(interruptible, Interruptible)  # noqa: S101
     request = make_request(
         tuple(map(str, exposure.segments)),
         exposure.directory / "lc.arrow",
@@ -90,9 +120,13 @@ def _show(console: Console, exposure: SimulatedExposure) -> None:
     comparison = compare(lc, exposure.truth)
     width = max(40, min(console.width, 110) - 12)
     lines = draw(
-        comparison.minutes, 100 * comparison.flux, width=width, height=15,
-        xlabel="minutes from mid-transit", ylabel="white light, relative flux [%]",
-    )  # fmt: skip
+        comparison.minutes,
+        100 * comparison.flux,
+        width=width,
+        height=15,
+        xlabel="minutes from mid-transit",
+        ylabel="white light, relative flux [%]",
+    )
     console.print()
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -106,6 +140,11 @@ def _show(console: Console, exposure: SimulatedExposure) -> None:
         style="bold green" if abs(comparison.sigma) < 3 else "bold yellow",
         soft_wrap=True,
     )
-    console.print("light curve, spectra, picture, truth: lc.arrow, lc.spectra.arrow, demo.png, truth.arrow", soft_wrap=True)
-    console.print(f'in Python: tsostream.open("{exposure.directory / "lc.arrow"}").to_pandas()', soft_wrap=True)
+    console.print(
+        "light curve, spectra, picture, truth: lc.arrow, lc.spectra.arrow, demo.png, truth.arrow",
+        soft_wrap=True,
+    )
+    console.print(
+        f'in Python: tsostream.open("{exposure.directory / "lc.arrow"}").to_pandas()', soft_wrap=True
+    )
     click.echo(str(picture))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -18,13 +19,15 @@ __all__ = ["FAILED", "INTERRUPTED", "USAGE", "explain"]
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 logger = logging.getLogger("tsostream")
+# without it, a failure before the log is set up would be said twice
+logger.addHandler(logging.NullHandler())
 
 
 def explain(error: Exception) -> int:
     """Say what went wrong.
 
-    A mistake of the user never shows a traceback. What we did not expect is a defect of ours: one line, and the
-    traceback in the log file, or on the terminal with ``--log-level debug``.
+    A mistake of the user never shows a traceback. What we did not expect is a defect of ours: one line, and
+    the traceback in the log file, or on the terminal with ``--log-level debug``.
 
     Returns
     -------
@@ -50,18 +53,17 @@ def explain(error: Exception) -> int:
     if isinstance(error, MemoryError):
         _say("the memory is used up; give a smaller --max-memory, fewer --workers or --scout spread:8")
         return FAILED
-    place = _place(error)
-    _say(f"internal error: {type(error).__name__}: {error} ({place}); please report this, with a --log-file if you can")
+    what = f"{type(error).__name__}: {error} ({_place(error)})"
+    _say(f"internal error: {what}; please report this, with the --log-file of a run that shows it")
     if is_debugging():
         click.echo("".join(traceback.format_exception(error)), err=True)
     return FAILED
 
 
 def _say(text: str) -> None:
-    try:
+    # nobody may be listening; the exit code still tells
+    with contextlib.suppress(OSError):
         click.echo(f"tsostream: {text}", err=True)
-    except OSError:
-        pass  # nobody is listening; the exit code still tells
 
 
 def _place(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ _INK: Final = "#22303c"
 _POINT: Final = "#2b7bba"
 _MODEL: Final = "#e4572e"
 _SOFT: Final = "#c9d3db"
-_STYLE: Final = {
+_STYLE: Final[Any] = {
     "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": "#8899a6",
@@ -30,8 +31,8 @@ _STYLE: Final = {
     "xtick.direction": "out",
     "figure.facecolor": "white",
 }
-#: wavelength bins of the picture
-_BINS: Final = 64
+#: wavelength bins of the picture, at most
+_BINS: Final = 48
 
 
 def save_figure(path: Path, lc: LightCurve, comparison: Comparison, title: str) -> None:
@@ -70,9 +71,19 @@ def save_figure(path: Path, lc: LightCurve, comparison: Comparison, title: str) 
 def _light_curve(axes: Any, comparison: Comparison) -> None:
     minutes = comparison.minutes
     axes.errorbar(
-        minutes, comparison.flux, comparison.error, fmt="o", ms=3.2, lw=0.7, color=_POINT, mec="white", mew=0.3,
-        ecolor=_SOFT, label="white light, with its own errors", zorder=2,
-    )  # fmt: skip
+        minutes,
+        comparison.flux,
+        comparison.error,
+        fmt="o",
+        ms=3.2,
+        lw=0.7,
+        color=_POINT,
+        mec="white",
+        mew=0.3,
+        ecolor=_SOFT,
+        label="white light, with its own errors",
+        zorder=2,
+    )
     axes.plot(minutes, comparison.model, color=_MODEL, lw=1.6, label="injected", zorder=3)
     axes.set_ylabel("relative flux")
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -80,7 +91,9 @@ def _light_curve(axes: Any, comparison: Comparison) -> None:
         f"depth {1e6 * comparison.depth:,.0f} ± {1e6 * comparison.depth_error:,.0f} ppm\n"
         f"injected {1e6 * comparison.injected:,.0f} ppm"
     ).replace(",", "\u202f")
-    axes.text(0.5, 0.62, text, transform=axes.transAxes, ha="center", va="center", fontsize=11, linespacing=1.5)
+    axes.text(
+        0.5, 0.62, text, transform=axes.transAxes, ha="center", va="center", fontsize=11, linespacing=1.5
+    )
     axes.legend(loc="lower left", frameon=False)
 
 
@@ -88,14 +101,31 @@ def _residuals(axes: Any, comparison: Comparison) -> None:
     residuals = comparison.residuals
     axes.axhline(0.0, color=_MODEL, lw=1.2, zorder=1)
     axes.errorbar(
-        comparison.minutes, residuals, 1e6 * comparison.error, fmt="o", ms=2.6, lw=0.7, color=_POINT, mec="white",
-        mew=0.3, ecolor=_SOFT, zorder=2,
-    )  # fmt: skip
+        comparison.minutes,
+        residuals,
+        1e6 * comparison.error,
+        fmt="o",
+        ms=2.6,
+        lw=0.7,
+        color=_POINT,
+        mec="white",
+        mew=0.3,
+        ecolor=_SOFT,
+        zorder=2,
+    )
     axes.set_ylabel("residual [ppm]")
     scatter = 1.4826 * np.nanmedian(np.abs(residuals - np.nanmedian(residuals)))
     own = 1e6 * float(np.nanmedian(comparison.error))
-    axes.text(0.995, 0.97, f"scatter {scatter:.0f} ppm, own errors {own:.0f} ppm", transform=axes.transAxes, ha="right", va="top",
-              fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5})  # fmt: skip
+    axes.text(
+        0.995,
+        0.97,
+        f"scatter {scatter:.0f} ppm, own errors {own:.0f} ppm",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+    )
 
 
 def _spectra(figure: Any, axes: Any, lc: LightCurve, comparison: Comparison) -> None:
@@ -109,8 +139,8 @@ def _spectra(figure: Any, axes: Any, lc: LightCurve, comparison: Comparison) -> 
     flux, wave = flux[:, inside], wave[inside]
     if wave[0] > wave[-1]:
         flux, wave = flux[:, ::-1], wave[::-1]
-    edges = np.linspace(0, len(wave), min(_BINS, len(wave)) + 1).astype(int)
-    binned = np.stack([np.nansum(flux[:, a:b], axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
+    edges = _equal_light(np.nanmedian(flux, axis=0))
+    binned = np.stack([np.nansum(flux[:, a:b], axis=1) for a, b in pairwise(edges)], axis=1)
     out = comparison.covered < 0.01
     if out.sum() < 3:
         out[:] = True
@@ -121,7 +151,9 @@ def _spectra(figure: Any, axes: Any, lc: LightCurve, comparison: Comparison) -> 
     half = 0.5 * float(np.median(np.diff(minutes))) if len(minutes) > 1 else 0.5
     times = np.append(minutes - half, minutes[-1] + half)
     depth = 100.0 * comparison.injected
-    image = axes.pcolormesh(times, bounds, relative.T, cmap="cividis", vmin=-1.35 * depth, vmax=0.35 * depth, rasterized=True)
+    image = axes.pcolormesh(
+        times, bounds, relative.T, cmap="cividis", vmin=-1.35 * depth, vmax=0.35 * depth, rasterized=True
+    )
     unit = lc.metadata.get("wavelength_unit", "pixel")
     axes.set_ylabel("wavelength [µm]" if unit == "um" else f"wavelength [{unit}]")
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=18)
@@ -129,11 +161,31 @@ def _spectra(figure: Any, axes: Any, lc: LightCurve, comparison: Comparison) -> 
     bar.outline.set_visible(False)
 
 
+def _equal_light(spectrum: np.ndarray) -> np.ndarray:
+    """Edges of bins that hold about the same light, so that all of them show the transit equally well."""
+    light = np.cumsum(np.clip(np.nan_to_num(spectrum), 0.0, None))
+    if light[-1] <= 0:
+        return np.linspace(0, len(spectrum), min(_BINS, len(spectrum)) + 1).astype(int)
+    inner = np.searchsorted(light, light[-1] * np.arange(1, _BINS) / _BINS) + 1
+    return np.unique(np.concatenate(([0], np.clip(inner, 0, len(spectrum)), [len(spectrum)])))
+
+
 def _position(axes: Any, lc: LightCurve, comparison: Comparison) -> None:
     for name, colour in (("x", "#6a4c93"), ("y", "#2a9d8f")):
         value, error = lc.table.column(name).to_numpy(), lc.table.column(f"{name}_err").to_numpy()
         shift = 1e3 * (value - np.nanmedian(value))
-        axes.errorbar(comparison.minutes, shift, 1e3 * error, fmt="o", ms=2.4, lw=0.6, color=colour, mec="white", mew=0.2,
-                      ecolor=_SOFT, label=name)  # fmt: skip
+        axes.errorbar(
+            comparison.minutes,
+            shift,
+            1e3 * error,
+            fmt="o",
+            ms=2.4,
+            lw=0.6,
+            color=colour,
+            mec="white",
+            mew=0.2,
+            ecolor=_SOFT,
+            label=name,
+        )
     axes.set_ylabel("position\n[10⁻³ pixel]")
     axes.legend(loc="upper right", frameon=False, ncols=2, handletextpad=0.1, borderaxespad=0.0)

@@ -32,11 +32,14 @@ _NOT_YET: Final = "missing_reference"
 @click.command("inspect", cls=Grouped, examples=EXAMPLES)
 @inputs_argument
 @options
-def inspect_command(inputs: tuple[str, ...], log_file: Path | None, log_level: str | None, **chosen: Any) -> None:
-    """Look at exposures without reducing them.
+def inspect_command(
+    inputs: tuple[str, ...], log_file: Path | None, log_level: str | None, **chosen: Any
+) -> None:
+    r"""Look at exposures without reducing them.
 
-    Shows what the files hold, whether they are complete, how sane their times are, and what process would do with
-    them: steps, parameters, references, memory. Without references it says which are missing and how to give them.
+    Shows what the files hold, whether they are complete, how sane their times are, and what process would do
+    with them: steps, parameters, references, memory. Without references it says which are missing and how to
+    give them.
 
     INPUT is as for process, or a light curve that process wrote (finished, growing or interrupted).
 
@@ -105,7 +108,13 @@ def _print_exposure(console: Console, exposure: Exposure) -> None:
     emit(console, title(exposure))
     emit(console, facts_table([("integrations", integrations_text(exposure)), ("product", exposure.product)]))
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name, side in (("file", "left"), ("segment", "right"), ("integrations", "right"), ("count", "right"), ("size", "right")):
+    for name, side in (
+        ("file", "left"),
+        ("segment", "right"),
+        ("integrations", "right"),
+        ("count", "right"),
+        ("size", "right"),
+    ):
         table.add_column(name, justify=side, no_wrap=name != "file", overflow="fold")  # type: ignore[arg-type]
     for segment in exposure.segments:
         table.add_row(
@@ -145,11 +154,20 @@ def _print_run(console: Console, request: Request, exposure: Exposure) -> None:
     print_notes(console, [note for note in prepared.notes if note not in exposure.notes])
 
 
-def _print_without_references(console: Console, request: Request, exposure: Exposure, error: InputError) -> None:
+def _print_without_references(
+    console: Console, request: Request, exposure: Exposure, error: InputError
+) -> None:
     """Print steps, the references that were found and those that were not, and the least memory."""
     from rich.text import Text
 
-    from tsostream.cli.report import changed_parameters, couplings, emit, facts_table, references_text, steps_text
+    from tsostream.cli.report import (
+        changed_parameters,
+        couplings,
+        emit,
+        facts_table,
+        references_text,
+        steps_text,
+    )
     from tsostream.references import find_references, parse_overrides
     from tsostream.run.config import load_config
 
@@ -166,7 +184,10 @@ def _print_without_references(console: Console, request: Request, exposure: Expo
         ("steps", steps_text(config)),
         ("parameters", config.source + "".join(f"\n{line}" for line in changed_parameters(config))),
         ("windows", "\n".join(couplings(config))),
-        ("references", references_text(found, {kind: str(source) for kind, source in selection.source.items()})),
+        (
+            "references",
+            references_text(found, {kind: str(source) for kind, source in selection.source.items()}),
+        ),
         ("missing", Text("\n".join(_missing_lines(error)), style="yellow")),
         ("memory", _least_memory(request, exposure)),
     ]
@@ -175,7 +196,10 @@ def _print_without_references(console: Console, request: Request, exposure: Expo
 
 def _missing_lines(error: InputError) -> list[str]:
     lines = [str(problem.what) for problem in error.problems]
-    return [*lines, "give a directory of references with --refs DIR, or single ones with --override TYPE=FILE"]
+    return [
+        *lines,
+        "give a directory of references with --refs DIR, or single ones with --override TYPE=FILE",
+    ]
 
 
 def _least_memory(request: Request, exposure: Exposure) -> str:

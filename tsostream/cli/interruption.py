@@ -22,9 +22,9 @@ _SIGNALS: Final = tuple(
 class Interruptible:
     """Takes the signals while it is entered.
 
-    The first one cancels the run, which ends its output with status ``interrupted``; where no run is going on it is a
-    `KeyboardInterrupt`. The second one ends the process on the spot: what was written survives that, too. Signals that
-    are ignored (``nohup``) stay ignored.
+    The first one cancels the run, which ends its output with status ``interrupted``; where no run is going on
+    it is a `KeyboardInterrupt`. The second one ends the process on the spot: what was written survives that,
+    too. Signals that are ignored (``nohup``) stay ignored.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ _WINDOW: Final = 10.0
 def p2p_ppm(flux: np.ndarray) -> float:
     """Point-to-point scatter of a light curve relative to its median [ppm], NaN with fewer than five points.
 
-    The median of the absolute differences of neighbours, scaled to a standard deviation, so that neither a transit
-    nor a cosmic ray counts.
+    The median of the absolute differences of neighbours, scaled to a standard deviation, so that neither a
+    transit nor a cosmic ray counts.
     """
     flux = flux[np.isfinite(flux)]
     if len(flux) < 5:
@@ -136,7 +136,11 @@ class Meter:
     @property
     def scatter(self) -> tuple[float, float]:
         """Point-to-point scatter of the latest rows, and their own median error [ppm]."""
-        flux, error = (np.array(column) for column in zip(*self._recent, strict=True)) if self._recent else (np.empty(0),) * 2
+        flux, error = (
+            (np.array(column) for column in zip(*self._recent, strict=True))
+            if self._recent
+            else (np.empty(0),) * 2
+        )
         if not np.isfinite(flux).any():
             return math.nan, math.nan
         middle = float(np.nanmedian(flux))

@@ -14,7 +14,15 @@ from tsostream.integration.exposure_info import Level
 if TYPE_CHECKING:
     from tsostream.run.setup import Request
 
-__all__ = ["HELP_SETTINGS", "Grouped", "GroupedOption", "grouped", "inputs_argument", "make_request", "options"]
+__all__ = [
+    "HELP_SETTINGS",
+    "Grouped",
+    "GroupedOption",
+    "grouped",
+    "inputs_argument",
+    "make_request",
+    "options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,37 +78,105 @@ def inputs_argument(function: F) -> F:
 _PATH = click.Path(path_type=Path)
 
 _SELECTION = (
-    grouped("Input", "--level", type=click.Choice(get_args(Level)), metavar="LEVEL",
-            help=f"Product level to use where a directory holds several: {', '.join(get_args(Level))}."),
-    grouped("Input", "--allow-gaps", is_flag=True,
-            help="Go on over missing integrations between segments; their rows have present = false."),
-    grouped("Steps and parameters", "--config", metavar="FILE|none",
-            help="YAML file with steps and parameters [default: the mode's own; none: the code defaults]."),
-    grouped("Steps and parameters", "--set", "settings", multiple=True, metavar="STEP.PAR=VALUE",
-            help="Set one parameter, e.g. jump.rejection_threshold=8. May be repeated, and wins over --config."),
-    grouped("Steps and parameters", "--skip-step", "skip_steps", multiple=True, metavar="STEP",
-            help="Leave a step out. May be repeated."),
-    grouped("Steps and parameters", "--scout", default="auto", show_default=True, metavar="HOW",
-            help="Integrations the templates are made from before the run: auto, spread:N (over the exposure), head:N (the "
-                 "first ones), or the stored scout of another run (a file)."),
-    grouped("Steps and parameters", "--wavelengths", type=_PATH, metavar="FILE",
-            help="Wavelengths, where the input has none: a WAVELENGTH image, a calints product, or a table."),
-    grouped("References", "--refs", "refs_dir", type=_PATH, metavar="DIR",
-            help="Directory of reference files (FITS, ASDF, JSON), chosen by their keywords."),
-    grouped("References", "--override", "overrides", multiple=True, metavar="TYPE=FILE",
-            help="Use this file for a reference type, e.g. superbias=mine.fits. May be repeated."),
-    grouped("Resources", "--workers", type=click.IntRange(1), metavar="N",
-            help="Blocks worked on side by side [default: the number of processors]; results do not depend on it."),
-    grouped("Resources", "--max-memory", metavar="SIZE",
-            help="Plan to stay below this, e.g. 2GB; the plan shrinks, and refuses when it cannot."),
-)  # fmt: skip
+    grouped(
+        "Input",
+        "--level",
+        type=click.Choice(get_args(Level)),
+        metavar="LEVEL",
+        help=f"Product level to use where a directory holds several: {', '.join(get_args(Level))}.",
+    ),
+    grouped(
+        "Input",
+        "--allow-gaps",
+        is_flag=True,
+        help="Go on over missing integrations between segments; their rows have present = false.",
+    ),
+    grouped(
+        "Steps and parameters",
+        "--config",
+        metavar="FILE|none",
+        help="YAML file with steps and parameters [default: the mode's own; none: the code defaults].",
+    ),
+    grouped(
+        "Steps and parameters",
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="STEP.PAR=VALUE",
+        help="Set one parameter, e.g. jump.rejection_threshold=8. May be repeated, and wins over --config.",
+    ),
+    grouped(
+        "Steps and parameters",
+        "--skip-step",
+        "skip_steps",
+        multiple=True,
+        metavar="STEP",
+        help="Leave a step out. May be repeated.",
+    ),
+    grouped(
+        "Steps and parameters",
+        "--scout",
+        default="auto",
+        show_default=True,
+        metavar="HOW",
+        help="Integrations the templates are made from before the run: auto, spread:N (over the exposure), "
+        "head:N (the first ones), or the stored scout of another run (a file).",
+    ),
+    grouped(
+        "Steps and parameters",
+        "--wavelengths",
+        type=_PATH,
+        metavar="FILE",
+        help="Wavelengths, where the input has none: a WAVELENGTH image, a calints product, or a table.",
+    ),
+    grouped(
+        "References",
+        "--refs",
+        "refs_dir",
+        type=_PATH,
+        metavar="DIR",
+        help="Directory of reference files (FITS, ASDF, JSON), chosen by their keywords.",
+    ),
+    grouped(
+        "References",
+        "--override",
+        "overrides",
+        multiple=True,
+        metavar="TYPE=FILE",
+        help="Use this file for a reference type, e.g. superbias=mine.fits. May be repeated.",
+    ),
+    grouped(
+        "Resources",
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Blocks worked on side by side [default: one per processor]; results do not depend on it.",
+    ),
+    grouped(
+        "Resources",
+        "--max-memory",
+        metavar="SIZE",
+        help="Plan to stay below this, e.g. 2GB; the plan shrinks, and refuses when it cannot.",
+    ),
+)
 
 _TALK = (
-    grouped("What is said", "--log-file", type=_PATH, metavar="FILE", help="Append a log: parameters, counts and seconds of each step."),
-    grouped("What is said", "--log-level", type=click.Choice(LEVELS), metavar="LEVEL",
-            help=f"How much is logged, to the log file, or without one to the terminal: {', '.join(LEVELS)}. debug adds "
-                 "tracebacks."),
-)  # fmt: skip
+    grouped(
+        "What is said",
+        "--log-file",
+        type=_PATH,
+        metavar="FILE",
+        help="Append a log: parameters, counts and seconds of each step.",
+    ),
+    grouped(
+        "What is said",
+        "--log-level",
+        type=click.Choice(LEVELS),
+        metavar="LEVEL",
+        help=f"How much is logged, to the log file, or without one to the terminal: {', '.join(LEVELS)}. "
+        "debug adds tracebacks.",
+    ),
+)
 
 
 def _apply(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:

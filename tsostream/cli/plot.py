@@ -35,7 +35,10 @@ def draw(
     x, y = np.asarray(x, float)[there], np.asarray(y, float)[there]
     if not len(x):
         return ["(no finite points to draw)"]
-    (left, right, _), (bottom, top, step) = _round_range(x, 6, tight=True), _round_range(y, max(2, height // 3))
+    (left, right, _), (bottom, top, step) = (
+        _round_range(x, 6, tight=True),
+        _round_range(y, max(2, height // 3)),
+    )
     column = np.clip((x - left) / (right - left) * (2 * width - 1), 0, 2 * width - 1).round().astype(int)
     row = np.clip((top - y) / (top - bottom) * (4 * height - 1), 0, 4 * height - 1).round().astype(int)
     cells = np.zeros((height, width), int)
@@ -73,7 +76,7 @@ def _round_range(values: np.ndarray, ticks: int, *, tight: bool = False) -> tupl
 
 def _x_axis(left: float, right: float, width: int) -> tuple[str, str]:
     """Draw the axis line with its ticks, and the numbers below them."""
-    _, _, step = _round_range(np.array([left, right]), max(2, width // 14))
+    _, _, step = _round_range(np.array([left, right]), max(2, width // 9))
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     axis, labels = ["─"] * width, [" "] * (width + 8)
     for value in np.arange(step * math.ceil(left / step), right + 1e-9 * step, step):

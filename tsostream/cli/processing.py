@@ -26,20 +26,32 @@ logger = logging.getLogger("tsostream")
 EXAMPLES: Final = """
 tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
 tsostream process data/ --level calints --wavelengths jw*_calints.fits --out lc.arrow
-tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8 --skip-step linearity
+tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8
 tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log-file lc.log
 """
 
 
 @click.command(cls=Grouped, examples=EXAMPLES)
 @inputs_argument
-@grouped("Output", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE",
-         help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.")  # fmt: skip
+@grouped(
+    "Output",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.",
+)
 @grouped("Output", "--overwrite", is_flag=True, help="Replace an output that is there already.")
-@grouped("Output", "--hash-inputs", is_flag=True,
-         help="Record the sha256 of the whole input files, not only of their headers.")  # fmt: skip
+@grouped(
+    "Output",
+    "--hash-inputs",
+    is_flag=True,
+    help="Record the sha256 of the whole input files, not only of their headers.",
+)
 @options
-@grouped("What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors, and the path of the light curve.")
+@grouped(
+    "What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors, and the path of the light curve."
+)
 @click.pass_context
 def process(
     ctx: click.Context,
@@ -50,18 +62,20 @@ def process(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Reduce exposures into a light curve and spectra.
+    r"""Reduce exposures into a light curve and spectra.
 
-    INPUT is any number of segment files (uncal, rateints, calints or crfints, also .fits.gz) in any order, a
-    directory of them, or an association. Everything is checked before the first pixel is read: gaps, overlaps,
-    foreign or truncated files, parameters, references.
+    INPUT is any number of segment files (uncal, rateints, calints or crfints, also .fits.gz) in any order,
+    a directory of them, or an association. Everything is checked before the first pixel is read: gaps,
+    overlaps, foreign or truncated files, parameters, references.
 
-    Rows are on disk, readable by other programs, as soon as they are made; memory does not grow with the length
-    of the exposure. Several exposures or detectors give one output each (lc.nrs1.arrow, lc.nrs2.arrow).
+    Rows are on disk, readable by other programs, as soon as they are made; memory does not grow with the
+    length of the exposure. Several exposures or detectors give one output each (lc.nrs1.arrow,
+    lc.nrs2.arrow).
 
     \b
-    Exit codes: 0 done; 1 failed on the way (the rows written are kept); 2 a problem found before the start;
-    130 interrupted (Ctrl-C or SIGTERM; the output is closed properly, with status "interrupted").
+    Exit codes: 0 done; 1 failed on the way (the rows written are kept);
+    2 a problem found before the start; 130 interrupted (Ctrl-C or SIGTERM; the output is closed properly,
+    with status "interrupted").
     """
     from tsostream.cli.interruption import Interruptible
     from tsostream.cli.logs import logging_to
@@ -78,7 +92,9 @@ def process(
             ctx.exit(INTERRUPTED)
 
 
-def run_all(runs: Sequence[Prepared], console: Console, interruptible: Interruptible, *, quiet: bool) -> list[Result]:
+def run_all(
+    runs: Sequence[Prepared], console: Console, interruptible: Interruptible, *, quiet: bool
+) -> list[Result]:
     """Show the plans, then run them one after the other.
 
     Returns
@@ -108,11 +124,13 @@ def run_all(runs: Sequence[Prepared], console: Console, interruptible: Interrupt
 def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, quiet: bool) -> Result | None:
     """Run one exposure; None when it was interrupted."""
     from tsostream.cli.meter import Meter
+    from tsostream.cli.report import memory_text
     from tsostream.cli.watching import make_watcher
     from tsostream.errors import TsoStreamError
     from tsostream.run.stream import run_exposure
 
     exposure = prepared.exposure
+    logger.info("plan: %s", memory_text(prepared.plan))
     size = sum(segment.size for segment in exposure.segments) / max(exposure.count, 1)
     watcher = make_watcher(Meter(size), console, quiet=quiet)
     interruptible.announce = watcher.message
@@ -169,6 +187,11 @@ def log_counts(result: Result, watcher: Watcher) -> None:
     """Log what the steps found and how long they took."""
     counts = ", ".join(f"{name}={count}" for name, count in watcher.meter.counts.items())
     logger.info("counts in the source aperture, all rows: %s", counts)
-    facts = {name: result.metadata.get(name, 0) for name in ("missing_integrations", "rows_without_flux", "time_flags_seen")}
-    logger.info("rows: %d; %s", result.integrations, ", ".join(f"{name}={value}" for name, value in facts.items()))
+    facts = {
+        name: result.metadata.get(name, 0)
+        for name in ("missing_integrations", "rows_without_flux", "time_flags_seen")
+    }
+    logger.info(
+        "rows: %d; %s", result.integrations, ", ".join(f"{name}={value}" for name, value in facts.items())
+    )
     logger.info("seconds: %s", ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items()))

@@ -1,10 +1,9 @@
-"""What a run is going to do, as tables: the exposure, steps, references, memory, and what is worth knowing."""
+"""What a run is going to do, as tables: exposure, steps, references, memory, and what is worth knowing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +18,16 @@ from tsostream.run.setup import Prepared
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["changed_parameters", "emit", "facts_table", "heading", "print_notes", "print_plan", "size_text", "title"]
+__all__ = [
+    "changed_parameters",
+    "emit",
+    "facts_table",
+    "heading",
+    "print_notes",
+    "print_plan",
+    "size_text",
+    "title",
+]
 
 
 def size_text(size: float) -> str:
@@ -83,7 +91,8 @@ def integrations_text(exposure: Exposure) -> str:
     missing = sum(last - first + 1 for first, last in exposure.gaps)
     gaps = f", {missing} missing" if missing else ""
     pattern = f" ({info.readpatt})" if info.readpatt else ""
-    return f"{exposure.first}-{exposure.last} of {info.nints} in {files} ({size_text(size)}){gaps}{groups}{pattern}"
+    span = f"{exposure.first}-{exposure.last} of {info.nints}"
+    return f"{span} in {files} ({size_text(size)}){gaps}{groups}{pattern}"
 
 
 def changed_parameters(config: Config) -> list[str]:
@@ -100,10 +109,10 @@ def changed_parameters(config: Config) -> list[str]:
 
 
 def steps_text(config: Config) -> Text:
-    """Steps in order, then those left out."""
+    """List the steps in order, then those left out."""
     text = Text(" → ".join(operator.name for operator in config.operators))
     if config.skipped:
-        text.append(f"   left out: {', '.join(config.skipped)}", style="yellow")
+        text.append(f"\nleft out: {', '.join(config.skipped)}", style="yellow")
     return text
 
 
@@ -113,7 +122,9 @@ def couplings(config: Config) -> list[str]:
     for operator in config.operators:
         match operator.coupling:
             case Window(before, after, edge):
-                lines.append(f"{operator.name}: {before} integrations before, {after} after ({edge} at the ends)")
+                lines.append(
+                    f"{operator.name}: {before} integrations before, {after} after ({edge} at the ends)"
+                )
             case Template(what):
                 lines.append(f"{operator.name}: the scout's {', '.join(what)}")
             case Numbered():
@@ -142,13 +153,17 @@ def scout_text(scout: ScoutPlan, exposure: Exposure) -> str:
 def memory_text(plan: MemoryPlan) -> str:
     """Say how much memory the run takes, and for what."""
     parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
-    shares = ", ".join(f"{name} {getattr(plan, name) / 1e6:.0f}" for name in parts if getattr(plan, name) >= 5e5)
+    shares = ", ".join(
+        f"{name} {getattr(plan, name) / 1e6:.0f}" for name in parts if getattr(plan, name) >= 5e5
+    )
     return f"{plan.total / 1e6:.0f} MB at most ({shares})"
 
 
 def blocks_text(plan: MemoryPlan) -> str:
     """Say how the work is cut."""
-    integrations = "1 integration" if plan.block_integrations == 1 else f"{plan.block_integrations} integrations"
+    integrations = (
+        "1 integration" if plan.block_integrations == 1 else f"{plan.block_integrations} integrations"
+    )
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     return f"{workers}, blocks of {integrations}, {plan.read_ahead} read ahead"
 
@@ -161,7 +176,10 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str | Text]]:
         ("steps", steps_text(config)),
         ("parameters", f"{config.source}" + "".join(f"\n{line}" for line in changed_parameters(config))),
         ("windows", "\n".join(couplings(config))),
-        ("references", references_text({k: r.name for k, r in prepared.references.items()}, prepared.sources)),
+        (
+            "references",
+            references_text({k: r.name for k, r in prepared.references.items()}, prepared.sources),
+        ),
         ("wavelengths", wavelengths),
         ("scout", scout_text(prepared.scout, prepared.exposure)),
         ("blocks", blocks_text(prepared.plan)),
@@ -171,9 +189,14 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str | Text]]:
 
 def print_plan(console: Console, prepared: Prepared) -> None:
     """Print what ``process`` is going to do with an exposure."""
-    console.print(title(prepared.exposure), soft_wrap=True)
+    emit(console, title(prepared.exposure))
     rows = [row for row in plan_rows(prepared) if row[0] not in ("windows",)]
-    emit(console, facts_table([("integrations", integrations_text(prepared.exposure)), *rows, ("output", str(prepared.out))]))
+    emit(
+        console,
+        facts_table(
+            [("integrations", integrations_text(prepared.exposure)), *rows, ("output", str(prepared.out))]
+        ),
+    )
 
 
 def print_notes(console: Console, notes: Sequence[str], said: set[str] | None = None) -> None:
@@ -184,6 +207,8 @@ def print_notes(console: Console, notes: Sequence[str], said: set[str] | None = 
             continue
         said.add(note)
         loud = "NO WAVELENGTHS" in note or "SKIPPED" in note
-        line = Text("  ! " if loud else "  note: ", style="bold yellow" if loud else "dim")
-        line.append(note, style="bold yellow" if loud else "default")
-        console.print(line, soft_wrap=not console.is_terminal)
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True, style="bold yellow" if loud else "dim")
+        line.add_column(overflow="fold", style="bold yellow" if loud else "")
+        line.add_row("  !" if loud else "  note:", note)
+        emit(console, line)

@@ -35,7 +35,10 @@ def print_times(console: Console, exposure: Exposure) -> None:
             for name, bit in TIME_FLAGS.items():
                 flags[name] += int(np.count_nonzero(times.flag & np.uint32(bit)))
             mid = times.values[:, 1]
-            steps = np.diff(mid, prepend=previous if segment.first - 1 not in _ends(exposure) else math.nan) * 86400
+            steps = (
+                np.diff(mid, prepend=previous if segment.first - 1 not in _ends(exposure) else math.nan)
+                * 86400
+            )
             steps = steps[np.isfinite(steps)]
             if len(steps):
                 shortest, longest = min(shortest, float(steps.min())), max(longest, float(steps.max()))
@@ -49,7 +52,10 @@ def print_times(console: Console, exposure: Exposure) -> None:
         ("UTC", f"{_date(start)} to {_date(end)} (MJD {start:.6f} to {end:.6f})"),
         ("barycentric", _barycentric(bjd_start, bjd_end)),
         ("cadence", _cadence_text(shortest, longest, cadence(exposure.info))),
-        ("flags", ", ".join(f"{name} {count}" for name, count in seen.items()) or "none: straight from INT_TIMES"),
+        (
+            "flags",
+            ", ".join(f"{name} {count}" for name, count in seen.items()) or "none: straight from INT_TIMES",
+        ),
         ("header", _disagreement_text(exposure)),
     ]
     emit(console, facts_table(rows))

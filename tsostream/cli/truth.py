@@ -58,7 +58,8 @@ class Comparison:
 def compare(lc: LightCurve, truth: Path) -> Comparison:
     """Fit level, slope and depth of the injected transit to a light curve.
 
-    The error of the depth is scaled by the scatter about the fit, so that noise the rows do not know of (1/f) counts.
+    The error of the depth is scaled by the scatter about the fit, so that noise the rows do not know of (1/f)
+    counts.
     """
     with pa.memory_map(str(truth)) as file:
         table = pa.ipc.open_file(file).read_all()
@@ -97,6 +98,8 @@ def _injected(facts: dict[str, Any], metadata: dict[str, Any]) -> float:
     limits = metadata.get("white_light_range")
     if order is None or limits is None or metadata.get("wavelength_unit") != "um":
         return float(facts["transit_depth"])
-    wave, depth, light = (np.array(order[name], float) for name in ("wavelength_um", "depth", "electron_per_s"))
+    wave, depth, light = (
+        np.array(order[name], float) for name in ("wavelength_um", "depth", "electron_per_s")
+    )
     inside = (wave >= limits[0]) & (wave <= limits[1])
     return float(np.sum(depth[inside] * light[inside]) / np.sum(light[inside]))

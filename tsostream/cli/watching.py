@@ -6,14 +6,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from tsostream.cli.meter import Meter
 from tsostream.records import RowPair
 from tsostream.run.plan import resident_bytes
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
 
 __all__ = ["Bar", "Lines", "Watcher", "make_console", "make_watcher"]
 
@@ -23,13 +26,19 @@ LINE_SECONDS: Final = 5.0
 logger = logging.getLogger("tsostream")
 
 
+class _Console(Console):
+    """A console that falls silent when its reader goes away; a run must not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence."""
+        self.quiet = True
+
+
 def make_console(*, stderr: bool = True) -> Console:
     """Where people read: file names must not be taken for markup, and logs must not be cut at 80 columns."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    console = _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=140)
+        console = _Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=200)
     return console
 
 
@@ -90,7 +99,12 @@ class Lines(Watcher):
         if meter.done and now - self._last < self._seconds and not force:
             return
         self._last = now
-        facts = [f"{meter.stage}: {meter.done} of {meter.total} integrations", meter.speed(), memory(), meter.quality()]
+        facts = [
+            f"{meter.stage}: {meter.done} of {meter.total} integrations",
+            meter.speed(),
+            memory(),
+            meter.quality(),
+        ]
         with contextlib.suppress(OSError, ValueError):
             self.say(", ".join(fact for fact in facts if fact))
 
@@ -110,8 +124,6 @@ class Bar(Watcher):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Show the bar inside this block; its last state stays."""
-        from rich.live import Live
-
         with Live(get_renderable=self._render, console=self._console, refresh_per_second=8) as self._live:
             yield
             self._live.refresh()
@@ -121,11 +133,6 @@ class Bar(Watcher):
         self._console.print(text)
 
     def _render(self) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
         meter = self.meter
         if not meter.total:
             return Text("starting", style="dim")
@@ -133,7 +140,9 @@ class Bar(Watcher):
         top.add_column(no_wrap=True)
         top.add_column(ratio=1)
         top.add_column(no_wrap=True, justify="right")
-        bar = ProgressBar(total=meter.total, completed=meter.done, complete_style="cyan", finished_style="green")
+        bar = ProgressBar(
+            total=meter.total, completed=meter.done, complete_style="cyan", finished_style="green"
+        )
         top.expand = True
         top.add_row(Text(meter.stage, style="bold"), bar, f"{meter.done}/{meter.total}")
         facts = Text("  ", style="dim")

@@ -46,7 +46,10 @@ def print_output(console: Console, path: Path) -> None:
         ("quality", _quality_text(table.column("quality").to_numpy())),
         ("steps", ", ".join(config.get("steps", {})) + _skipped(config.get("skipped", ()))),
         ("parameters", str(config.get("source", ""))),
-        ("references", "\n".join(f"{kind}  {one.get('file')}" for kind, one in facts.get("references", {}).items())),
+        (
+            "references",
+            "\n".join(f"{kind}  {one.get('file')}" for kind, one in facts.get("references", {}).items()),
+        ),
         ("wavelengths", str(facts.get("wavelength_source", ""))),
         ("scout", f"{scout.get('kind', '')}, {len(scout.get('integrations', ()))} integrations"),
         ("inputs", "\n".join(str(one.get("path", "")) for one in facts.get("inputs", ()))),
@@ -63,15 +66,18 @@ def _flux_text(lc: Any) -> str:
         return "none"
     middle = float(np.nanmedian(flux))
     own = 1e6 * float(np.nanmedian(error)) / middle if middle > 0 else float("nan")
-    return f"median {middle:.6g} {lc.units().get('flux', '')}, scatter {p2p_ppm(flux):.0f} ppm (own errors {own:.0f})"
+    level = f"median {middle:.6g} {lc.units().get('flux', '')}"
+    return f"{level}, scatter {p2p_ppm(flux):.0f} ppm (own errors {own:.0f})"
 
 
 def _quality_text(quality: np.ndarray) -> str:
     if not quality.any():
         return "no remarks"
-    found = {name: int(np.count_nonzero(quality & np.uint32(entry["bit"]))) for name, entry in QUALITY_BITS.items()}
+    found = {
+        name: int(np.count_nonzero(quality & np.uint32(entry["bit"]))) for name, entry in QUALITY_BITS.items()
+    }
     return ", ".join(f"{name} {count}" for name, count in found.items() if count)
 
 
 def _skipped(names: Any) -> str:
-    return f"   left out: {', '.join(names)}" if names else ""
+    return f"\nleft out: {', '.join(names)}" if names else ""

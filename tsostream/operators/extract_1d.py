@@ -278,7 +278,7 @@ def _assemble(
         basis=np.ascontiguousarray(basis[usable], np.float32),
         fit_weight=inverse[usable].astype(np.float32),
         scale=np.ascontiguousarray(scale.ravel(), np.float32),
-        ground_sample=15,
+        ground_sample=9,
         ground_clip=operator.bkg_clip,
         max_lost=operator.max_lost,
         subtract=operator.subtract_background,

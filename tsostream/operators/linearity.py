@@ -35,15 +35,18 @@ def linearize(data, groupdq, coefficients, y0, y1):
     """
     powers = coefficients.shape[0]
     nx = data.shape[3]
+    # one row at a time and powers outside, so that the innermost loop runs over neighbours in memory
+    result = np.empty(nx, np.float32)
     for i in range(data.shape[0]):
         for g in range(data.shape[1]):
             for y in range(y0, y1):
                 for x in range(nx):
-                    value = data[i, g, y, x]
-                    result = coefficients[powers - 1, y, x]
-                    for k in range(powers - 2, -1, -1):
-                        result = result * value + coefficients[k, y, x]
-                    data[i, g, y, x] = value if groupdq[i, g, y, x] & SAT else result
+                    result[x] = coefficients[powers - 1, y, x]
+                for k in range(powers - 2, -1, -1):
+                    for x in range(nx):
+                        result[x] = result[x] * data[i, g, y, x] + coefficients[k, y, x]
+                for x in range(nx):
+                    data[i, g, y, x] = data[i, g, y, x] if groupdq[i, g, y, x] & SAT else result[x]
 
 
 def prepare_coefficients(coefficients: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

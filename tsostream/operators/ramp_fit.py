@@ -24,7 +24,7 @@ from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, 
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
-__all__ = ["RampFit", "clean_weights", "finish_variance", "fit_ramps", "flux_scale", "weight_power"]
+__all__ = ["RampFit", "choose_weights", "clean_weights", "finish_variance", "fit_ramps", "flux_scale", "weight_power"]
 
 #: upper limits of signal-to-noise and the exponents of the optimal weighting (Fixsen et al. 2000, as in spec 21.5)
 SNR_LIMITS = np.array([5.0, 10.0, 20.0, 50.0, 100.0])
@@ -73,6 +73,33 @@ def clean_weights(ngroups: int) -> np.ndarray:
         centre = (w * x).sum() / w.sum()
         rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
     return np.array(rows)
+
+
+@kernel
+def choose_weights(expected, gain, read2, weights, duration, planes):
+    """Lay out the weights of each pixel, chosen by the signal the template expects.
+
+    Parameters
+    ----------
+    expected : float32 [y, x]
+        Slope of the template [DN/s]; NaN counts as no signal.
+    gain : float32 [y, x]
+        e-/DN.
+    read2 : float32 [y, x]
+        Read-noise variance of one group [e-^2].
+    weights : float64 [power, group]
+        As `clean_weights`.
+    duration : float
+        Time from the first to the last group [s].
+    planes : float32 [group, y, x]
+        Written.
+    """
+    for y in range(expected.shape[0]):
+        for x in range(expected.shape[1]):
+            signal = np.float64(expected[y, x]) * duration
+            power = weight_power(signal if np.isfinite(signal) else 0.0, read2[y, x], gain[y, x])
+            for g in range(planes.shape[0]):
+                planes[g, y, x] = weights[power, g]
 
 
 @kernel
@@ -162,8 +189,8 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_ti
 
 @kernel
 def fit_ramps(
-    data, groupdq, pixeldq, gain, read2, expected, weights, tgroup, first_time, suppress,
-    slope, unit_variance, var_rnoise, bits, y0, y1,
+    data, groupdq, pixeldq, gain, read2, expected, weights, planes, clean_unit, clean_rnoise, tgroup, first_time,
+    suppress, slope, unit_variance, var_rnoise, bits, y0, y1,
 ):  # fmt: skip
     """Fit every ramp.
 
@@ -183,6 +210,10 @@ def fit_ramps(
         The template's slope [DN/s] for the choice of weights, NaN to take it from the ramp.
     weights : float64 [power, group]
         As `clean_weights`.
+    planes : float32 [group, y, x]
+        The weights of each pixel where the template has chosen them; without groups: chosen here from each ramp.
+    clean_unit, clean_rnoise : float32 [y, x]
+        ``unit_variance`` and ``var_rnoise`` of a ramp without flags.
     tgroup : float
         Group time [s].
     first_time : float
@@ -204,48 +235,35 @@ def fit_ramps(
     seen = np.empty(nx, np.uint8)
     classes = np.empty(nx, np.int8)
     rise = np.empty(nx, np.float32)
-    present = np.empty(POWERS.size, np.bool_)
-    span = max(ngroups - 1, 1)
-    length = np.float64(ngroups)
-    scatter = 12.0 / (length**3 - length) if ngroups > 2 else 2.0
-    time = tgroup if ngroups > 1 else first_time
+    per_second = np.float32(1.0 / (tgroup if ngroups > 1 else first_time))
     for i in range(n):
         for y in range(y0, y1):
             for x in range(nx):
                 seen[x] = 0
+                rise[x] = 0.0
             for g in range(ngroups):
                 for x in range(nx):
                     seen[x] |= groupdq[i, g, y, x]
-            if ngroups > 2:
-                present[:] = False
-                for x in range(nx):
-                    delta = np.float64(data[i, ngroups - 1, y, x] - data[i, 0, y, x])
-                    if np.isfinite(expected[y, x]):
-                        delta = expected[y, x] * tgroup * span
-                    classes[x] = weight_power(delta, read2[y, x], gain[y, x])
-                    present[classes[x]] = True
-                for power in range(POWERS.size):
-                    if not present[power]:
-                        continue
-                    for x in range(nx):
-                        if classes[x] == power:
-                            rise[x] = 0.0
-                    for g in range(1, ngroups):
-                        w = np.float32(weights[power, g])
-                        for x in range(nx):
-                            # relative to the first group, so that float32 keeps the full precision of the rise
-                            step = w * (data[i, g, y, x] - data[i, 0, y, x])
-                            rise[x] += step if classes[x] == power else np.float32(0.0)
-            elif ngroups == 2:
-                for x in range(nx):
-                    rise[x] = data[i, 1, y, x] - data[i, 0, y, x]
-            else:
+            # relative to the first group, so that float32 keeps the full precision of the rise
+            if ngroups == 1:
                 for x in range(nx):
                     rise[x] = data[i, 0, y, x]
+            elif planes.shape[0] > 0:
+                for g in range(1, ngroups):
+                    for x in range(nx):
+                        rise[x] += planes[g, y, x] * (data[i, g, y, x] - data[i, 0, y, x])
+            else:
+                for x in range(nx):
+                    delta = np.float64(data[i, ngroups - 1, y, x] - data[i, 0, y, x])
+                    classes[x] = weight_power(delta, read2[y, x], gain[y, x])
+                for g in range(1, ngroups):
+                    for x in range(nx):
+                        weight = np.float32(weights[classes[x], g])
+                        rise[x] += weight * (data[i, g, y, x] - data[i, 0, y, x])
             for x in range(nx):
-                slope[i, y, x] = rise[x] / time
-                unit_variance[i, y, x] = 1.0 / (time * gain[y, x] * span)
-                var_rnoise[i, y, x] = scatter * read2[y, x] / (time * gain[y, x]) ** 2
+                slope[i, y, x] = rise[x] * per_second
+                unit_variance[i, y, x] = clean_unit[y, x]
+                var_rnoise[i, y, x] = clean_rnoise[y, x]
                 bits[i, y, x] = pixeldq[y, x] | np.uint32(seen[x] & PERS)
             for x in range(nx):
                 if not (seen[x] & ~PERS) | np.uint8(pixeldq[y, x] & DNU):
@@ -370,13 +388,18 @@ class RampFit(Operator):
         weights = clean_weights(max(info.ngroups, 2))
         tgroup = float(np.float32(info.group_time))
         first_time = (info.nframes + 1) * float(np.float32(info.frame_time)) / 2.0
+        planes = np.empty((0, *info.frame_shape), np.float32)
+        if "image" in binding.templates and info.ngroups > 1:
+            planes = np.empty((info.ngroups, *info.frame_shape), np.float32)
+            choose_weights(template, scale, read2, weights, tgroup * (info.ngroups - 1), planes)
+        clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
         outside = self._outside(info.ngroups)
 
         fit = partial(
             _fit,
             outside=tuple(outside),
-            arrays=(pixeldq, scale, read2, template, weights),
+            arrays=(pixeldq, scale, read2, template, weights, planes, *clean),
             times=(tgroup, first_time),
             suppress=suppress,
         )
@@ -392,6 +415,14 @@ class RampFit(Operator):
         if first >= last:
             return []  # as the official step: a range of fewer than two groups is ignored
         return [group for group in range(ngroups) if not first <= group <= last]
+
+
+def _clean_variances(gain: np.ndarray, read2: np.ndarray, ngroups: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of a ramp without flags: Poisson per DN/s, and read noise, float32 [y, x] each."""
+    wide = gain.astype(np.float64)
+    scatter = 12.0 / (ngroups**3 - ngroups) if ngroups > 2 else 2.0
+    unit = 1.0 / (time * wide * max(ngroups - 1, 1))
+    return unit.astype(np.float32), (scatter * read2 / (time * wide) ** 2).astype(np.float32)
 
 
 def _template(binding: Binding, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -90,6 +90,11 @@ def grow_saturated(groupdq, first, grown, reach, y0, y1):
             for dy in range(-reach, reach + 1):
                 if y + dy < 0 or y + dy >= ny:
                     continue
+                nearest = ngroups
+                for x in range(nx):
+                    nearest = min(nearest, first[i, y + dy, x])
+                if nearest == ngroups:
+                    continue  # most rows have no saturated pixel
                 for x in range(nx):
                     if first[i, y + dy, x] < ngroups:
                         value = first[i, y + dy, x]

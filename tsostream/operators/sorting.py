@@ -11,7 +11,7 @@ import numpy as np
 
 from tsostream.operators.jit import kernel
 
-__all__ = ["comparators", "sort_lanes", "stack_statistics"]
+__all__ = ["comparators", "short_median", "sort_lanes", "stack_statistics"]
 
 
 def comparators(n: int) -> np.ndarray:
@@ -34,6 +34,29 @@ def comparators(n: int) -> np.ndarray:
             k //= 2
         p *= 2
     return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+@kernel
+def short_median(values, count):
+    """Median of the first ``count`` entries, which are sorted in place; even counts average the two middle ones.
+
+    Parameters
+    ----------
+    values : float64 [value]
+        A short list (insertion sort), no NaN.
+    count : int
+        At least 1.
+    """
+    for k in range(1, count):
+        value = values[k]
+        j = k - 1
+        while j >= 0 and values[j] > value:
+            values[j + 1] = values[j]
+            j -= 1
+        values[j + 1] = value
+    if count % 2:
+        return values[count // 2]
+    return 0.5 * (values[count // 2 - 1] + values[count // 2])
 
 
 @kernel

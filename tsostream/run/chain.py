@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +31,24 @@ _ORDER = {"ramp": 0, "rate": 1, "measurement": 2}
 
 @dataclass
 class _Workspace:
-    """Arrays of one worker: a few integrations of decoded ramps and the steps' scratch."""
+    """Arrays of one worker: a few integrations of decoded ramps, the steps' scratch, and the slopes of a block.
+
+    The slopes are kept from block to block: fresh pages for every block would cost more than fitting the ramps.
+    """
 
     data: np.ndarray
     groupdq: np.ndarray
     scratch: dict[str, np.ndarray]
+    rate: Rate | None = None
+
+    def slopes(self, info: ExposureInfo, raw: Raw) -> Rate:
+        """Arrays for the slopes of a block, overwritten by the next one."""
+        if self.rate is None or self.rate.count < raw.count:
+            self.rate = allocate_rate(info, raw.first, raw.count, raw.times)
+        whole, n = self.rate, raw.count
+        return Rate(
+            raw.first, whole.data[:n], whole.err[:n], whole.var_poisson[:n], whole.var_rnoise[:n], whole.dq[:n], raw.times
+        )
 
 
 @dataclass
@@ -59,18 +73,31 @@ class RateChain:
     plan: TilePlan
     _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
 
-    def rates(self, raw: Raw) -> Rate:
-        """Calibrate a block, and give its buffer back.
+    @contextmanager
+    def rates(self, raw: Raw) -> Iterator[Rate]:
+        """Calibrate a block, give its buffer back, and lend the slopes.
 
-        Raises
+        Yields
         ------
-        OperatorError
-            A step failed.
+        Rate
+            Valid within the ``with`` block; the arrays serve the next block afterwards.
         """
+        if not self.info.is_ramp:
+            try:
+                rate = self._decode(raw)
+            finally:
+                raw.release()
+            yield rate
+            return
+        space = self._borrow()
         try:
-            return self._fit(raw) if self.info.is_ramp else self._decode(raw)
+            try:
+                rate = self._fit(raw, space)
+            finally:
+                raw.release()
+            yield rate
         finally:
-            raw.release()
+            self._idle.put(space)
 
     def _decode(self, raw: Raw) -> Rate:
         data = decode_floats(raw.arrays["SCI"])
@@ -85,30 +112,26 @@ class RateChain:
         flat = decode_floats(raw.arrays["VAR_FLAT"]) if "VAR_FLAT" in raw.arrays else None
         return Rate(raw.first, data, err, poisson, rnoise, bits, raw.times, flat)
 
-    def _fit(self, raw: Raw) -> Rate:
+    def _fit(self, raw: Raw, space: _Workspace) -> Rate:
         words = raw.arrays["SCI"]
-        rate = allocate_rate(self.info, raw.first, raw.count, raw.times)
-        space = self._borrow()
+        rate = space.slopes(self.info, raw)
         passes = [decode_pass, *(one for step in self.steps for one in step.passes)]
-        try:
-            for start in range(0, raw.count, self.plan.integrations):
-                stop = min(start + self.plan.integrations, raw.count)
-                part = slice(start, stop)
-                n = stop - start
-                tile = Tile(
-                    first=raw.first + start,
-                    raw=words[part],
-                    data=space.data[:n],
-                    groupdq=space.groupdq[:n],
-                    rate=Rate(
-                        raw.first + start, rate.data[part], rate.err[part], rate.var_poisson[part],
-                        rate.var_rnoise[part], rate.dq[part], raw.times[part],
-                    ),
-                    scratch={name: array[:n] for name, array in space.scratch.items()},
-                )  # fmt: skip
-                run_passes(tile, passes, self.info.ny, self.plan.rows)
-        finally:
-            self._idle.put(space)
+        for start in range(0, raw.count, self.plan.integrations):
+            stop = min(start + self.plan.integrations, raw.count)
+            part = slice(start, stop)
+            n = stop - start
+            tile = Tile(
+                first=raw.first + start,
+                raw=words[part],
+                data=space.data[:n],
+                groupdq=space.groupdq[:n],
+                rate=Rate(
+                    raw.first + start, rate.data[part], rate.err[part], rate.var_poisson[part],
+                    rate.var_rnoise[part], rate.dq[part], raw.times[part],
+                ),
+                scratch={name: array[:n] for name, array in space.scratch.items()},
+            )  # fmt: skip
+            run_passes(tile, passes, self.info.ny, self.plan.rows)
         return rate
 
     def _borrow(self) -> _Workspace:
@@ -155,12 +178,13 @@ class Chain:
         name = "ramp_fit"
         try:
             began = time.perf_counter()
-            block: Any = self.rates.rates(raw)
-            self._clock("ramps to slopes" if self.rates.info.is_ramp else "decode", began)
-            for step in self.steps:
-                name, began = step.name, time.perf_counter()
-                (block,) = step.push(block)
-                self._clock(name, began)
+            with self.rates.rates(raw) as rate:
+                self._clock("ramps to slopes" if self.rates.info.is_ramp else "decode", began)
+                block: Any = rate
+                for step in self.steps:
+                    name, began = step.name, time.perf_counter()
+                    (block,) = step.push(block)
+                    self._clock(name, began)
         except TsoStreamError:
             raise
         except Exception as error:

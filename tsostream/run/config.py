@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def load_config(
         try:
             operators.append(build_operator(OPERATORS[name], merged[name], where=source))
         except ConfigError as error:
-            problems += error.problems
+            problems += [_blame(problem, name, settings) for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     indispensable = [o.name for o in operators if o.skip and o.name in ("ramp_fit", "extract_1d", "white_light", "tso_photometry")]
@@ -133,6 +133,16 @@ def load_config(
         raise ConfigError(Problem(f"the step {indispensable[0]} cannot be skipped: there would be no rows", code="parameter"))
     running = tuple(operator for operator in operators if not operator.skip)
     return Config(running, tuple(operator.name for operator in operators if operator.skip), source)
+
+
+def _blame(problem: Problem, step: str, settings: Sequence[str]) -> Problem:
+    """Say that a parameter came from the command line, where it did."""
+    for text in settings:
+        name = text.partition("=")[0].strip()
+        parameter = name.removeprefix(f"{step}.")
+        if name != parameter and (f"{parameter!r}" in problem.what or f"{name} " in problem.what):
+            return replace(problem, where=f"--set {text}")
+    return problem
 
 
 def _known(step: str, where: str, problems: list[Problem]) -> bool:

@@ -17,7 +17,8 @@ import numpy as np
 
 from tsostream.errors import ConfigError, InputError, Problem
 from tsostream.files import Exposure, read_sync
-from tsostream.integration.payload import Rate, Raw
+from tsostream.integration import dq
+from tsostream.integration.payload import Raw
 from tsostream.operators.ramp_fit import flux_scale
 from tsostream.operators.sorting import comparators, stack_statistics
 from tsostream.run.chain import RateChain
@@ -180,11 +181,15 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return [(first, count) for first, count in ranges]
 
 
-def _in_order(pool: Executor, work: Callable[[Raw], Rate], blocks: Iterator[Raw], ahead: int) -> Iterator[Rate]:
-    """Work on blocks side by side, hand results out in order."""
-    waiting: list[Future[Rate]] = []
+def _in_order(
+    pool: Executor, work: Callable[[Raw, int], np.ndarray], blocks: Iterator[Raw], ahead: int
+) -> Iterator[np.ndarray]:
+    """Work on blocks side by side, hand results out in order; each call is told where its block stands."""
+    waiting: list[Future[np.ndarray]] = []
+    place = 0
     for raw in blocks:
-        waiting.append(pool.submit(work, raw))
+        waiting.append(pool.submit(work, raw, place))
+        place += raw.count
         if len(waiting) > ahead:
             yield waiting.pop(0).result()
     for future in waiting:
@@ -240,22 +245,29 @@ def run_scout(
     image, scatter = np.empty(shape, np.float32), np.empty(shape, np.float32)
     finite = np.empty(shape, np.int32)
     variance = np.zeros(shape)
+    weight = np.zeros(shape, np.int32)
     templates: dict[str, Any] = {}
     for stage in range(stages):
         chain = make_chain(templates)
         variance[...] = 0.0
-        weight = np.zeros(shape, np.int32)
-        place = 0
-        blocks = read_sync(exposure, _ranges(numbers), block_bytes=block_bytes)
-        for rate in _in_order(pool, chain.rates, blocks, workers):
-            stack[place : place + rate.count] = rate.data
-            stack[place : place + rate.count][(rate.dq & np.uint32(1)) != 0] = np.nan
-            one = rate.var_poisson + rate.var_rnoise
-            there = np.isfinite(one) & (one > 0)
-            variance += np.where(there, one, 0.0).sum(axis=0)
-            weight += there.sum(axis=0, dtype=np.int32)
-            place += rate.count
-            progress(stage * len(numbers) + place, total)
+        weight[...] = 0
+
+        def take(raw: Raw, place: int, chain: RateChain = chain) -> np.ndarray:
+            with chain.rates(raw) as rate:
+                part = stack[place : place + rate.count]
+                part[...] = rate.data
+                part[(rate.dq & np.uint32(dq.DO_NOT_USE)) != 0] = np.nan
+                return rate.var_poisson + rate.var_rnoise
+
+        done = stage * len(numbers)
+        for one in _in_order(pool, take, read_sync(exposure, _ranges(numbers), block_bytes=block_bytes), workers):
+            # integration by integration: the sum must not depend on the size of the blocks
+            for plane in one:
+                there = np.isfinite(plane) & (plane > 0)
+                variance += np.where(there, plane, 0.0)
+                weight += there
+            done += len(one)
+            progress(done, total)
         scale = np.ones(len(numbers))
         first = stack[:: max(1, len(numbers) // 9)][:9]
         stack_statistics(

@@ -8,6 +8,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import short_median
 
 __all__ = ["COEFFICIENTS", "Aperture", "Sums", "measure", "solve_symmetric"]
 
@@ -184,44 +185,48 @@ def _usable(value, variance, flags):
 
 
 @kernel
-def _measure_ground(data, vp, vr, bits, a, column, values):
-    """Background per pixel of one column and its variance, in the output's unit."""
-    begin, end = a.ground_start[column], a.ground_start[column + 1]
-    total = end - begin
-    if total == 0:
-        return np.nan, np.nan
-    stride = max(1, total // a.ground_sample)
-    count = 0
-    for k in range(begin, end, stride):
-        p = a.ground[k]
-        if _usable(data[p], vp[p] + vr[p], bits[p]) and count < values.size:
-            values[count] = np.float64(data[p] - a.ground_template[k]) * a.scale[p]
-            count += 1
-    if count == 0:
-        return np.nan, np.nan
-    # robust start: a cosmic ray must not decide which pixels are outliers
-    level = np.median(values[:count])
+def _measure_ground(data, vp, vr, bits, a, values, level, level_variance):
+    """Background per pixel of every column and its variance, in the output's unit."""
     limit = a.ground_clip * a.ground_clip
-    mean = variance = template = 0.0
-    used = 0
-    for k in range(begin, end):
-        p = a.ground[k]
-        scale = np.float64(a.scale[p])
-        template += a.ground_template[k] * scale
-        pixel_variance = np.float64(vp[p] + vr[p])
-        if not _usable(data[p], pixel_variance, bits[p]):
+    for column in range(level.size):
+        begin, end = a.ground_start[column], a.ground_start[column + 1]
+        total = end - begin
+        level[column] = np.nan
+        level_variance[column] = np.nan
+        if total == 0:
             continue
-        distance = np.float64(data[p] - a.ground_template[k]) * scale - level
-        pixel_variance *= scale * scale
-        # the level itself is uncertain by about 1.25 sigma / sqrt(count)
-        if distance * distance <= limit * pixel_variance * (1.0 + 1.6 / count):
-            mean += distance
-            variance += pixel_variance
-            used += 1
-    template /= total
-    if used == 0:
-        return template + level, np.nan
-    return template + level + mean / used, variance / used**2
+        stride = max(1, total // a.ground_sample)
+        count = 0
+        for k in range(begin, end, stride):
+            p = a.ground[k]
+            if _usable(data[p], vp[p] + vr[p], bits[p]) and count < values.size:
+                values[count] = np.float64(data[p] - a.ground_template[k]) * a.scale[p]
+                count += 1
+        if count == 0:
+            continue
+        # robust start: a cosmic ray must not decide which pixels are outliers
+        start = short_median(values, count)
+        mean = variance = template = 0.0
+        used = 0
+        # the start itself is uncertain by about 1.25 sigma / sqrt(count)
+        widened = limit * (1.0 + 1.6 / count)
+        for k in range(begin, end):
+            p = a.ground[k]
+            scale = np.float64(a.scale[p])
+            template += a.ground_template[k] * scale
+            pixel_variance = np.float64(vp[p] + vr[p])
+            if not _usable(data[p], pixel_variance, bits[p]):
+                continue
+            distance = np.float64(data[p] - a.ground_template[k]) * scale - start
+            pixel_variance *= scale * scale
+            if distance * distance <= widened * pixel_variance:
+                mean += distance
+                variance += pixel_variance
+                used += 1
+        level[column] = template / total + start
+        if used > 0:
+            level[column] += mean / used
+            level_variance[column] = variance / used**2
 
 
 @kernel
@@ -287,13 +292,12 @@ def measure(data, vp, vr, vf, bits, a, out):
     diagonal = np.empty(nbasis)
     ratio = np.empty(COEFFICIENTS)
     for i in range(data.shape[0]):
-        for c in range(columns):
-            if a.subtract:
-                level, variance = _measure_ground(data[i], vp[i], vr[i], bits[i], a, c, values)
-            else:
-                level, variance = 0.0, 0.0
-            out.ground[i, c] = level
-            out.ground_variance[i, c] = variance
+        # all columns in one call: handing over the lists costs as much as measuring a column
+        if a.subtract:
+            _measure_ground(data[i], vp[i], vr[i], bits[i], a, values, out.ground[i], out.ground_variance[i])
+        else:
+            out.ground[i, :] = 0.0
+            out.ground_variance[i, :] = 0.0
         _fit_template(
             data[i], vp[i], vr[i], bits[i], a, out.ground[i], matrix, vector, diagonal, out.fit[i], out.fit_error[i]
         )

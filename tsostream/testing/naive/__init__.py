@@ -1,7 +1,7 @@
 """Naive twins of the kernels: the specification's words in double precision, one pixel after the other.
 
-They share no code with the kernels, have no fast path and no tricks, and are far too slow for anything but tests.
-`TWINS` says which twin answers for which kernel; a test looks that none is missing.
+They share no code with the kernels, have no fast path and no tricks, and are far too slow for anything but
+tests. `TWINS` says which twin answers for which kernel; a test looks that none is missing.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def flag_jumps(
     after
         (size [e-], groups) of the flags after a jump.
     by_plane
-        Choose the method as the official step does, from the number of groups that are not DO_NOT_USE in every
-        pixel; else from the pixel's own usable differences, as the streaming step does.
+        Choose the method as the official step does, from the number of groups that are not DO_NOT_USE in
+        every pixel; else from the pixel's own usable differences, as the streaming step does.
     """
     out = groupdq.copy()
     n, ngroups, ny, nx = data.shape

@@ -162,7 +162,7 @@ def fit_all(
     first_time: float,
     suppress: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit every ramp with `fit_one`: slope, unit_variance, var_rnoise (float64) and bits (uint32) [integration, y, x]."""
+    """Fit every ramp with `fit_one`: slope, unit_variance, var_rnoise and bits, each [integration, y, x]."""
     shape = (data.shape[0], *data.shape[2:])
     slope, unit, read = (np.empty(shape) for _ in range(3))
     bits = np.empty(shape, np.uint32)
@@ -187,7 +187,9 @@ def flux_ratio(slope: np.ndarray, pixels: np.ndarray, template: np.ndarray) -> n
     """Median of slope over template per integration, over the finite ones; 1 where there are none."""
     out = []
     for image in slope.reshape(len(slope), -1):
-        ratios = [float(image[p]) / float(t) for p, t in zip(pixels, template, strict=True) if np.isfinite(image[p])]
+        ratios = [
+            float(image[p]) / float(t) for p, t in zip(pixels, template, strict=True) if np.isfinite(image[p])
+        ]
         out.append(float(np.median(ratios)) if ratios else 1.0)
     return np.array(out)
 
@@ -195,7 +197,7 @@ def flux_ratio(slope: np.ndarray, pixels: np.ndarray, template: np.ndarray) -> n
 def poisson_and_error(
     slope: np.ndarray, unit: np.ndarray, read: np.ndarray, template: np.ndarray, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Poisson variance of the template at this integration's level (or of the slope itself), and the total error."""
+    """Poisson variance of the template at this integration's level (or of the slope), and the total error."""
     level = template.astype(np.float64) * scale[:, None, None]
     level = np.where(np.isnan(template), slope, level)
     poisson = unit * np.where(level > 0, level, 0.0)
@@ -205,4 +207,6 @@ def poisson_and_error(
 def scale_slopes(arrays: tuple[np.ndarray, ...], factor: float) -> tuple[np.ndarray, ...]:
     """Slope and error times the factor, both variances times its square (float64)."""
     powers = (1, 1, 2, 2)
-    return tuple(array.astype(np.float64) * factor**power for array, power in zip(arrays, powers, strict=True))
+    return tuple(
+        array.astype(np.float64) * factor**power for array, power in zip(arrays, powers, strict=True)
+    )

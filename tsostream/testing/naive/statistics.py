@@ -42,7 +42,7 @@ def robust_stack(stack: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.n
 def circle_overlap(
     shape: tuple[int, int], x_centre: float, y_centre: float, radius: float, samples: int = 4000
 ) -> np.ndarray:
-    """Fraction of each pixel inside a circle: the mean height of the circle over many thin slices of the pixel.
+    """Fraction of each pixel inside a circle: its mean height over many thin slices of the pixel.
 
     Parameters
     ----------

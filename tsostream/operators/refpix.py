@@ -1,0 +1,488 @@
+"""refpix: subtract what the reference pixels see, group by group (spec stage 1, section 9).
+
+Which pixels are read, which list they belong to and which columns a list corrects never change during an exposure, so
+all of it is worked out once: the pass over whole frames reads nothing but reference pixels and leaves two short
+profiles per group, one along x and one along y, which the pass over rows subtracts.
+
+Sums are in double precision, where the official step uses single precision for subarrays with one output; results
+agree to the rounding of the latter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from tsostream.errors import ConfigError, Problem
+from tsostream.integration import dq
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import comparators, sort_lanes
+from tsostream.operators.tile import Tile
+
+__all__ = [
+    "Layout",
+    "Refpix",
+    "clipped_mean",
+    "edge_layout",
+    "mean_levels",
+    "pooled_layout",
+    "side_levels",
+    "spread_levels",
+    "subtract_profiles",
+]
+
+#: side and width of the near-infrared detectors, width of their border of reference pixels, and of an output [px]
+FULL, BORDER, OUTPUT = 2048, 4, 512
+#: subarrays without a reference pixel, whose outermost columns (x) are dark enough to serve
+EDGELESS = ("SUB512", "SUB512S", "SUB32")
+#: rows whose medians are found side by side
+LANES = 64
+
+
+@kernel
+def _kept_moments(values, start, stop, zero, low, high):
+    """Count, sum and sum of squares of ``value - zero`` over the values in [low, high]; four sums run side by side."""
+    n0 = n1 = n2 = n3 = 0
+    s0 = s1 = s2 = s3 = 0.0
+    q0 = q1 = q2 = q3 = 0.0
+    whole = start + (stop - start) // 4 * 4
+    for k in range(start, whole, 4):
+        a, b = np.float64(values[k]), np.float64(values[k + 1])
+        c, d = np.float64(values[k + 2]), np.float64(values[k + 3])
+        ka, kb = a >= low and a <= high, b >= low and b <= high
+        kc, kd = c >= low and c <= high, d >= low and d <= high
+        a, b = (a - zero if ka else 0.0), (b - zero if kb else 0.0)
+        c, d = (c - zero if kc else 0.0), (d - zero if kd else 0.0)
+        n0 += ka
+        n1 += kb
+        n2 += kc
+        n3 += kd
+        s0 += a
+        s1 += b
+        s2 += c
+        s3 += d
+        q0 += a * a
+        q1 += b * b
+        q2 += c * c
+        q3 += d * d
+    for k in range(whole, stop):
+        a = np.float64(values[k])
+        if a >= low and a <= high:
+            n0 += 1
+            s0 += a - zero
+            q0 += (a - zero) * (a - zero)
+    return n0 + n1 + n2 + n3, (s0 + s1) + (s2 + s3), (q0 + q1) + (q2 + q3)
+
+
+@kernel
+def clipped_mean(values, start, stop, limit):
+    """Mean of the values within ``limit`` standard deviations of the mean, repeated until none is dropped.
+
+    Parameters
+    ----------
+    values : float32 [value]
+        Samples [DN].
+    start, stop : int
+        Which of them.
+    limit : float
+        siglimit.
+    """
+    zero = np.float64(values[start])
+    low, high = -np.inf, np.inf
+    before = stop - start
+    mean = zero
+    while True:
+        count, first, second = _kept_moments(values, start, stop, zero, low, high)
+        if count == 0:
+            return np.nan
+        offset = first / count
+        mean = zero + offset
+        if low > -np.inf and count == before:
+            return mean
+        spread = second / count - offset * offset
+        if not spread > 0.0:
+            return mean
+        width = limit * np.sqrt(spread)
+        before = count
+        # a value once dropped stays dropped
+        low, high = max(low, mean - width), min(high, mean + width)
+
+
+@kernel
+def mean_levels(data, rows, columns, bounds, halves, limit, levels):
+    """Level of each group of columns from its reference pixels.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Signal [DN]; only the listed pixels are read.
+    rows, columns : int32 [pixel]
+        Reference pixels, list after list.
+    bounds : int32 [list + 1]
+        Where each list begins.
+    halves : int32 [level, 2]
+        The one or two lists whose mean is the level; -1: no list.
+    limit : float
+        siglimit.
+    levels : float64 [integration, group, level]
+        Written [DN].
+    """
+    values = np.empty(rows.size, np.float32)
+    means = np.empty(bounds.size - 1, np.float64)
+    for i in range(data.shape[0]):
+        for g in range(data.shape[1]):
+            frame = data[i, g]
+            for k in range(rows.size):
+                values[k] = frame[rows[k], columns[k]]
+            for k in range(means.size):
+                means[k] = clipped_mean(values, bounds[k], bounds[k + 1], limit)
+            for k in range(halves.shape[0]):
+                a, b = halves[k, 0], halves[k, 1]
+                levels[i, g, k] = means[a] if b < 0 else 0.5 * (means[a] + means[b])
+
+
+@kernel
+def side_levels(data, levels, pixels, level_of, windows, counts, pairs, gain, profile):
+    """Running median of the side reference pixels, as it stands after the levels are subtracted.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Signal [DN]; only side pixels are read.
+    levels : float64 [integration, group, level]
+        As from `mean_levels`.
+    pixels : int32 [side, row, column, 2]
+        (y, x) of the side pixels of each detector row; -1 where there is none or it must not be used.
+    level_of : int32 [side, column]
+        Level subtracted from each side column, -1 if none.
+    windows : int32 [place, row]
+        Detector rows in the window about each row; -1 beyond the subarray.
+    counts : int32 [side, row]
+        Usable pixels in the window.
+    pairs : int32 [comparator, 2]
+        Comparators for ``4 * place`` values.
+    gain : float
+        side_gain.
+    profile : float64 [integration, group, row]
+        Mean of the two sides (or the one there is) times the gain, written [DN].
+    """
+    places, nrows = windows.shape
+    column = np.empty((nrows, 4), np.float32)
+    lanes = np.empty((4 * places, LANES), np.float32)
+    medians = np.empty((2, nrows), np.float64)
+    for i in range(data.shape[0]):
+        for g in range(data.shape[1]):
+            for side in range(2):
+                for r in range(nrows):
+                    for c in range(4):
+                        y, x = pixels[side, r, c, 0], pixels[side, r, c, 1]
+                        value = np.float32(np.inf)  # sorts behind all others
+                        if y >= 0:
+                            level = levels[i, g, level_of[side, c]] if level_of[side, c] >= 0 else 0.0
+                            value = np.float32(np.float64(data[i, g, y, x]) - level)
+                        column[r, c] = value
+                for start in range(0, nrows, LANES):
+                    width = min(LANES, nrows - start)
+                    for k in range(places):
+                        for lane in range(width):
+                            row = windows[k, start + lane]
+                            for c in range(4):
+                                lanes[4 * k + c, lane] = column[row, c] if row >= 0 else np.float32(np.inf)
+                    sort_lanes(lanes, pairs)
+                    for lane in range(width):
+                        count = counts[side, start + lane]
+                        low = np.float64(lanes[max(0, (count - 1) // 2), lane])
+                        medians[side, start + lane] = 0.5 * (low + np.float64(lanes[count // 2, lane]))
+            for r in range(nrows):
+                left, right = counts[0, r] > 0, counts[1, r] > 0
+                total = (medians[0, r] if left else 0.0) + (medians[1, r] if right else 0.0)
+                profile[i, g, r] = gain * (0.5 * total if left and right else total)
+
+
+@kernel
+def spread_levels(levels, level_of, profile):
+    """Write each column's level into a profile.
+
+    Parameters
+    ----------
+    levels : float64 [integration, group, level]
+        As from `mean_levels`.
+    level_of : int32 [column]
+        Which level a column takes, -1 for none.
+    profile : float [integration, group, column]
+        Written.
+    """
+    for i in range(levels.shape[0]):
+        for g in range(levels.shape[1]):
+            for k in range(level_of.size):
+                profile[i, g, k] = levels[i, g, level_of[k]] if level_of[k] >= 0 else 0.0
+
+
+@kernel
+def subtract_profiles(data, along_x, along_y, y0, y1):
+    """Subtract a profile along x and one along y from every group.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Signal [DN], changed in place.
+    along_x : float [integration, group, x]
+        What all rows have in common.
+    along_y : float [integration, group, y]
+        What all columns have in common.
+    y0, y1 : int
+        Rows.
+    """
+    for i in range(data.shape[0]):
+        for g in range(data.shape[1]):
+            for y in range(y0, y1):
+                level = along_y[i, g, y]
+                for x in range(data.shape[3]):
+                    data[i, g, y, x] = (data[i, g, y, x] - along_x[i, g, x]) - level
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which reference pixels are read, and what they correct.
+
+    Parameters
+    ----------
+    rows, columns : int32 [pixel]
+        Reference pixels in the subarray, list after list.
+    bounds : int32 [list + 1]
+        Where each list begins.
+    halves : int32 [level, 2]
+        Lists that make a level.
+    level_of : int32 [column]
+        Level of each detector column of the subarray, in the order of the science axis it lies along; -1 for none.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    bounds: np.ndarray
+    halves: np.ndarray
+    level_of: np.ndarray
+
+
+def _detector_axes(info: ExposureInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute detector column of each pixel along the fast science axis, and row along the slow one."""
+    x, y = np.arange(info.nx) + info.xstart - 1, np.arange(info.ny) + info.ystart - 1
+    fast, slow = (x, y) if abs(info.fastaxis) == 1 else (y, x)
+    return (fast if info.fastaxis > 0 else FULL - 1 - fast), (slow if info.slowaxis > 0 else FULL - 1 - slow)
+
+
+def _detector_frame(info: ExposureInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Detector column and row of each pixel; int [y, x]."""
+    fast, slow = _detector_axes(info)
+    if abs(info.fastaxis) == 1:
+        row, column = np.meshgrid(slow, fast, indexing="ij")
+    else:
+        column, row = np.meshgrid(fast, slow, indexing="ij")
+    return column, row
+
+
+def _collect(lists: list[np.ndarray], halves: list[tuple[int, int]], level_of: np.ndarray) -> Layout:
+    where = [np.nonzero(one) for one in lists]
+    sizes = [0, *(one[0].size for one in where)]
+    joined = [np.concatenate([np.empty(0, int), *(one[axis] for one in where)]).astype(np.int32) for axis in (0, 1)]
+    pairs = np.array(halves, np.int32).reshape(-1, 2)
+    return Layout(*joined, np.cumsum(sizes).astype(np.int32), pairs, level_of.astype(np.int32))
+
+
+def pooled_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> Layout:
+    """One output (9.2): every good reference pixel of the subarray, split by the parity of its detector column.
+
+    Without any in one of the parities the layout has no levels.
+    """
+    reference = (pixeldq & np.uint32(dq.REFERENCE_PIXEL)) != 0
+    if info.subarray in EDGELESS:
+        reference[:, :BORDER] = True
+        reference[:, -BORDER:] = True
+    reference &= (pixeldq & np.uint32(dq.DO_NOT_USE)) == 0
+    column, _ = _detector_frame(info)
+    parity = column % 2 if odd_even else np.zeros_like(column)
+    lists = [reference & (parity == k) for k in range(2 if odd_even else 1)]
+    fast, _ = _detector_axes(info)
+    if not all(one.any() for one in lists):
+        return _collect([], [], np.full(fast.size, -1))
+    return _collect(lists, [(k, -1) for k in range(len(lists))], fast % 2 if odd_even else np.zeros_like(fast))
+
+
+def edge_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> Layout:
+    """Four outputs (9.3): per output and column parity the mean of the bottom and the top rows' levels.
+
+    An output is corrected only when each of its parities has a level.
+    """
+    good = (pixeldq & np.uint32(dq.DO_NOT_USE)) == 0
+    column, row = _detector_frame(info)
+    fast, _ = _detector_axes(info)
+    parities = 2 if odd_even else 1
+    kind = column // OUTPUT * parities + column % parities
+    lists: list[np.ndarray] = []
+    halves: list[tuple[int, int]] = []
+    level_of = np.full(fast.size, -1)
+    for output in range(FULL // OUTPUT):
+        found: list[tuple[int, list[np.ndarray]]] = []
+        for parity in range(parities):
+            number = output * parities + parity
+            edges = [good & (kind == number) & edge for edge in (row >= FULL - BORDER, row < BORDER)]
+            found.append((number, [one for one in edges if one.any()]))
+        if all(one for _, one in found):
+            for number, one in found:
+                start = len(lists)
+                lists += one
+                level_of[fast // OUTPUT * parities + fast % parities == number] = len(halves)
+                halves.append((start, start + 1 if len(one) == 2 else -1))
+    return _collect(lists, halves, level_of)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Tables of `side_levels`; see there."""
+
+    pixels: np.ndarray
+    level_of: np.ndarray
+    windows: np.ndarray
+    counts: np.ndarray
+    pairs: np.ndarray
+    gain: float
+
+
+def _side_tables(
+    info: ExposureInfo, pixeldq: np.ndarray, layout: Layout, length: int, gain: float
+) -> _Sides | None:
+    """Find the side reference pixels; None when the subarray has none."""
+    fast, slow = _detector_axes(info)
+    swapped = abs(info.fastaxis) == 2
+    good = (pixeldq & np.uint32(dq.DO_NOT_USE)) == 0
+    pixels = np.full((2, slow.size, BORDER, 2), -1, np.int32)
+    level_of = np.full((2, BORDER), -1, np.int32)
+    for side in range(2):
+        for c in range(BORDER):
+            for along_fast in np.flatnonzero(fast == (c if side == 0 else FULL - BORDER + c)):
+                level_of[side, c] = layout.level_of[along_fast]
+                for r in range(slow.size):
+                    y, x = (along_fast, r) if swapped else (r, along_fast)
+                    if good[y, x]:
+                        pixels[side, r, c] = y, x
+    reached = slow[None, :] + np.arange(-(length // 2), length - length // 2)[:, None]
+    reached = np.abs(reached)  # the window is mirrored at the detector's edges, the edge row not repeated
+    reached = np.where(reached > FULL - 1, 2 * (FULL - 1) - reached, reached)
+    local = np.full(FULL, -1, np.int32)
+    local[slow] = np.arange(slow.size)
+    windows = local[reached].astype(np.int32)
+    usable = (pixels[..., 0] >= 0).sum(axis=2)
+    counts = np.where(windows >= 0, usable[:, windows], 0).sum(axis=1).astype(np.int32)
+    if not counts.any():
+        return None
+    return _Sides(pixels, level_of, windows, counts, comparators(BORDER * length), float(gain))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refpix(Operator):
+    """Subtract the level of the reference pixels from each group of near-infrared ramps.
+
+    With one output: one level per parity of the detector columns. With four: one per output and parity, then row by
+    row a running median of the side pixels. Nothing is done to MIRI: the official step leaves its subarrays alone and
+    the official time-series configuration its full frames.
+
+    Parameters
+    ----------
+    odd_even_columns
+        Separate levels for odd and even detector columns.
+    use_side_ref_pixels
+        Four outputs: also correct each row.
+    side_smoothing_length
+        Rows in the running median; an even number looks one row further back than ahead.
+    side_gain
+        Factor of the row correction.
+    siglimit
+        Reference pixels further from their mean are left out [sigma].
+    refpix_algorithm
+        Only matters for full frames, where ``sirs`` is refused.
+    odd_even_rows, ovr_corr_mitigation_ftr, preserve_irs2_refpix, irs2_mean_subtraction, sigreject, gaussmooth, halfwidth
+        Of readouts that time series do not use; accepted so that parameter files load, without effect.
+    """
+
+    name: ClassVar[str] = "refpix"
+
+    odd_even_columns: bool = True
+    use_side_ref_pixels: bool = True
+    side_smoothing_length: Annotated[int, msgspec.Meta(ge=1, le=2047)] = 11
+    side_gain: float = 1.0
+    odd_even_rows: bool = True
+    ovr_corr_mitigation_ftr: float = 3.0
+    preserve_irs2_refpix: bool = False
+    irs2_mean_subtraction: bool = False
+    refpix_algorithm: Literal["median", "sirs"] = "median"
+    sigreject: float = 4.0
+    gaussmooth: float = 1.0
+    halfwidth: int = 30
+    siglimit: Annotated[float, msgspec.Meta(gt=0)] = 3.0
+
+    def bind(self, binding: Binding) -> BoundRampStep:
+        """Find the reference pixels in the mask and decide what each corrects."""
+        info, plane = binding.info, binding.dq_plane
+        reason = self._unsuited(info)
+        if reason:
+            return BoundRampStep(self.name, plane, skipped=reason)
+        four = info.noutputs == 4 or (info.nx, info.ny) == (FULL, FULL)
+        choose = edge_layout if four else pooled_layout
+        layout = choose(info, plane, odd_even=self.odd_even_columns)
+        sides = None
+        if four and self.use_side_ref_pixels:
+            sides = _side_tables(info, plane, layout, self.side_smoothing_length, self.side_gain)
+        if sides is None and not layout.halves.size:
+            return BoundRampStep(self.name, plane, skipped="no usable reference pixels")
+        find = partial(
+            _find, layout=layout, sides=sides, limit=float(self.siglimit), swapped=abs(info.fastaxis) == 2
+        )
+        # four outputs: the official step subtracts in double precision
+        dtype = np.float64 if four else np.float32
+        scratch = {
+            "refpix.along_x": ((info.ngroups, info.nx), dtype),
+            "refpix.along_y": ((info.ngroups, info.ny), dtype),
+            "refpix.levels": ((info.ngroups, max(1, len(layout.halves))), np.float64),
+        }
+        return BoundRampStep(self.name, plane, (RowPass(find, frame=True), RowPass(_subtract)), scratch)
+
+    def _unsuited(self, info: ExposureInfo) -> str:
+        """Say why the step does nothing; raise when it should do something that is not supported."""
+        if info.is_miri:
+            return "not used for MIRI time series"
+        if info.header.get("MSTR_RD1") or "IRS2" in info.readpatt.upper():
+            what = "refpix does not support multistripe and IRS2 readouts"
+            raise ConfigError(Problem(what, todo="skip refpix", code="unsupported"))
+        if self.refpix_algorithm == "sirs" and "FULL" in info.subarray.upper():
+            raise ConfigError(
+                Problem("refpix_algorithm 'sirs' is not supported", todo="use 'median'", code="unsupported")
+            )
+        low_x, low_y = info.xstart - 1, info.ystart - 1
+        if low_x < 0 or low_y < 0 or low_x + info.nx > FULL or low_y + info.ny > FULL:
+            return "the subarray does not lie on the detector"
+        return ""
+
+
+def _find(tile: Tile, y0: int, y1: int, *, layout: Layout, sides: _Sides | None, limit: float, swapped: bool) -> None:
+    levels = tile.scratch["refpix.levels"]
+    along_fast, along_slow = tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"]
+    if swapped:
+        along_fast, along_slow = along_slow, along_fast
+    mean_levels(tile.data, layout.rows, layout.columns, layout.bounds, layout.halves, limit, levels)
+    spread_levels(levels, layout.level_of, along_fast)
+    if sides is None:
+        along_slow[:] = 0.0
+        return
+    side_levels(
+        tile.data, levels, sides.pixels, sides.level_of, sides.windows, sides.counts, sides.pairs, sides.gain, along_slow
+    )
+
+
+def _subtract(tile: Tile, y0: int, y1: int) -> None:
+    subtract_profiles(tile.data, tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"], y0, y1)

@@ -1,4 +1,4 @@
-"""Who may import whom (design, section 3): an import that points upwards, or a heavy library away from home, fails."""
+"""Who may import whom: an import that points upwards, or a heavy library away from home, fails."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def modules() -> Iterator[tuple[str, str]]:
 
 
 def step_modules() -> frozenset[str]:
-    """Modules (or folders) of operators/ that define a step: a class with a ``name`` that derives from Operator."""
+    """Modules (or folders) of operators/ that define a step: a class that derives from Operator."""
     return frozenset(
         module.split(".")[1]
         for module, source in modules()
@@ -145,7 +145,10 @@ def test_planted_violations_are_found(module: str, source: str) -> None:
         ("operators.ramp_fit.kernels", "from tsostream.operators.ramp_fit.segments import x"),
         ("sinks.output", "from tsostream.records import x\nimport pyarrow"),
         ("testing.builders", "from tsostream.operators.base import Binding\nimport numba"),
-        ("files.reader", "if TYPE_CHECKING:\n    from tsostream.sinks import x\nimport astropy, asyncio, aiofiles"),
+        (
+            "files.reader",
+            "if TYPE_CHECKING:\n    from tsostream.sinks import x\nimport astropy, asyncio, aiofiles",
+        ),
     ],
 )
 def test_legal_imports_pass(module: str, source: str) -> None:

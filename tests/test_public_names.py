@@ -27,11 +27,22 @@ def test_top_level_names_are_sorted_and_importable() -> None:
     assert set(dir(tsostream)) == set(tsostream.__all__)
     for name in tsostream.__all__:
         assert getattr(tsostream, name) is not None
-    for name in ("open", "process", "simulate", "stream"):
-        assert callable(getattr(tsostream, name))
-        assert getattr(tsostream, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'proces'"):
         _ = tsostream.proces
+
+
+@pytest.mark.parametrize("first", ["tsostream", "tsostream.simulate", "tsostream.simulate.exposure"])
+def test_entry_points_are_callable_whatever_was_imported_first(first: str) -> None:
+    """A subpackage of the same name must not take the place of the function."""
+    code = (
+        f"import {first}, tsostream; tsostream.simulate;"
+        "print(*[name for name in ('open', 'process', 'simulate', 'stream')"
+        " if not (callable(getattr(tsostream, name)) and getattr(tsostream, name).__doc__)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("name", all_modules())
@@ -46,11 +57,18 @@ def test_names_in_all_exist(name: str) -> None:
 
 def test_import_is_cheap() -> None:
     code = f"import sys, tsostream; print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.split() == []
 
 
 def test_running_never_imports_the_testing_helpers() -> None:
-    code = "import sys, tsostream.run.api, tsostream.simulate, tsostream.sinks; print('tsostream.testing' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    code = (
+        "import sys, tsostream.run.api, tsostream.simulate, tsostream.sinks;"
+        "print('tsostream.testing' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == "False"

@@ -186,8 +186,9 @@ def test_missing_files_and_references(cli, exposure, tmp_path):
     assert "none.fits: there is no such file" in result.stderr
     result = cli("process", exposure.directory, "--out", out)
     assert result.exit_code == 2
-    assert "the step superbias needs a superbias reference" in result.stderr
-    assert "--refs DIR or give --override superbias=FILE" in result.stderr
+    assert re.search(r"reference.* superbias|superbias reference", result.stderr)
+    assert "--refs DIR" in result.stderr
+    assert "--override" in result.stderr
 
 
 def test_an_output_is_replaced_only_on_demand(cli, arguments, written):

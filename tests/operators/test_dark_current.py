@@ -1,4 +1,4 @@
-"""dark_current: averaging to the read pattern, extrapolation, MIRI's numbered darks (spec stage 1, section 14)."""
+"""dark_current: averaging to the read pattern, extrapolation, MIRI's numbered darks (spec section 14)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def naive_groups(frames: np.ndarray, ngroups: int, nframes: int, gap: int) -> np
     more = [frames[-1] + k * step for k in range(1, needed - len(frames) + 1)]
     frames = np.concatenate([frames, np.array(more).reshape(-1, *frames.shape[1:])])
     frames = np.where(np.isnan(frames), 0.0, frames)
-    return np.array([frames[g * (nframes + gap) : g * (nframes + gap) + nframes].mean(0) for g in range(ngroups)])
+    return np.array(
+        [frames[g * (nframes + gap) : g * (nframes + gap) + nframes].mean(0) for g in range(ngroups)]
+    )
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -40,7 +42,8 @@ def test_darks_follow_the_read_pattern(seed: int, have: int, ngroups: int, nfram
     frames[rng.random(frames.shape) < 0.02] = np.nan
     info = make_info(ny=3, nx=4, ngroups=ngroups, nframes=nframes, groupgap=gap)
     darks = group_darks(frames, 1, 0, info)
-    assert darks is not None and darks.dtype == np.float32
+    assert darks is not None
+    assert darks.dtype == np.float32
     np.testing.assert_allclose(darks[0], naive_groups(frames[0], ngroups, nframes, gap), rtol=3e-6, atol=3e-6)
 
 

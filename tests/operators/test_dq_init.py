@@ -46,5 +46,7 @@ def test_other_bits_of_the_mask_do_not_stop_a_group() -> None:
 def test_a_mask_of_another_subarray_is_refused() -> None:
     small, large = make_info(ny=4, nx=4), make_info(ny=5, nx=4)
     mask = make_reference("mask", small, np.random.default_rng(0))
-    with pytest.raises(ReferenceMismatchError, match=r"DQ has shape \(4, 4\), dq_init needs \(\.\.\., 5, 4\)"):
+    with pytest.raises(
+        ReferenceMismatchError, match=r"DQ has shape \(4, 4\), dq_init needs \(\.\.\., 5, 4\)"
+    ):
         DqInit().bind(Binding(large, {"mask": mask}))

@@ -1,4 +1,4 @@
-"""linearity: a polynomial per pixel (spec stage 1, section 10). Tolerance: 1e-6 of the value, float32 Horner."""
+"""linearity: a polynomial per pixel (spec section 10). Tolerance: 1e-6 of the value, float32 Horner."""
 
 from __future__ import annotations
 

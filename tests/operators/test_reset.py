@@ -1,4 +1,4 @@
-"""reset: the absolute integration number picks the plane (spec stage 1, section 11). Tolerance: float32 rounding."""
+"""reset: the absolute integration number picks the plane (spec section 11). Tolerance: float32 rounding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def test_agrees_with_its_twin(seed: int, groups: int, members: int, first: int, 
 def test_skipped_without_reference_and_outside_miri() -> None:
     miri, nir = make_info("MIR_IMAGE"), make_info("NRC_TSIMAGE")
     assert Reset().bind(Binding(miri)).skipped == "no reset reference"
-    assert Reset().bind(make_binding(Reset, nir, np.random.default_rng(0))).skipped == "only MIRI has the effect"
+    assert (
+        Reset().bind(make_binding(Reset, nir, np.random.default_rng(0))).skipped == "only MIRI has the effect"
+    )
 
 
 def test_a_reference_without_integrations_is_refused() -> None:

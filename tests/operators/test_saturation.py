@@ -1,4 +1,4 @@
-"""saturation: flags exactly as the spec's group-after-group words say (section 6), for any frames and reach."""
+"""saturation: flags exactly as the spec's words say (section 6), for any frames and reach."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def test_agrees_with_its_twin(seed: int, ngroups: int, nframes: int, reach: int,
     np.testing.assert_array_equal(out.pixeldq, binding.dq_plane | level.arrays["DQ"] | lost)
 
 
-def flags_of(samples: list[list[float]], *, well: float = 10000.0, nframes: int = 1, **parameters: Any) -> np.ndarray:
+def flags_of(
+    samples: list[list[float]], *, well: float = 10000.0, nframes: int = 1, **parameters: Any
+) -> np.ndarray:
     """Flags [group, x] of a single row of pixels, given as one ramp for each pixel."""
     data = np.array(samples, np.float32).T[None, :, None, :]
     info = make_info(ny=1, nx=data.shape[3], ngroups=data.shape[1], nframes=nframes)
@@ -84,17 +86,28 @@ def test_a_pixel_saturated_at_once_has_no_good_group() -> None:
 
 
 def test_group_whose_last_frames_saturated_is_dropped_with_its_neighbours() -> None:
-    # with 4 frames the mean of group 1 lags behind its last frame: 9500 in the mean means more than 10000 at the end
+    # with 4 frames the mean of group 1 lags behind its end: 9500 in the mean is more than 10000 at the end
     ramps = [[2000, 3000, 4000], [5000, 9500, 20000], [2000, 3000, 4000]]
     flags = flags_of(ramps, nframes=4)
-    assert flags[1].tolist() == [DNU, DNU, DNU] and flags[2].tolist() == [SAT, SAT, SAT]
+    assert flags[1].tolist() == [DNU, DNU, DNU]
+    assert flags[2].tolist() == [SAT, SAT, SAT]
     assert not (flags_of(ramps, nframes=4, use_readpatt=False)[1] & DNU).any()
 
 
 def test_second_group_rule_does_not_hide_a_spilled_group() -> None:
-    """Both rules drop group 1 of the pixel; the neighbours are dropped by the first of them (found by the twin)."""
+    """Both rules drop group 1 of the pixel; its neighbours by the first of them only."""
     flags = flags_of([[500, 600, 700], [500, 9500, 20000], [500, 600, 700]], nframes=4)
     assert flags[1].tolist() == [DNU, DNU, DNU]
+
+
+@pytest.mark.parametrize(
+    ("ramp", "hit"),
+    # 4 frames: group 0 is at 2.5 frames on average, group 2 ends at 12; a frame: a quarter of what is left
+    [([2000, 4500, 20000], True), ([2100, 4600, 20000], False), ([2000, 3990, 20000], False)],
+)
+def test_second_group_rule(ramp: list[float], hit: bool) -> None:
+    assert flags_of([ramp], nframes=4)[:, 0].tolist() == [0, DNU if hit else 0, SAT]
+    assert flags_of([ramp], nframes=4, use_readpatt=False)[:, 0].tolist() == [0, 0, SAT]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""tso_photometry: kernel and twin agree to 1e-5 of the value + 1e-5 of the error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsostream.errors import ConfigError
+from tsostream.integration import dq
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.payload import Rate
+from tsostream.operators.aperture.sums import measure_block
+from tsostream.operators.base import Binding, build_operator
+from tsostream.operators.tso_photometry import BoundTsoPhotometry, TsoPhotometry
+from tsostream.testing.builders import SIGNAL, make_binding, make_info, make_rate, make_scene
+from tsostream.testing.naive.aperture import measure_columns
+
+#: where `make_scene` puts the star, and how wide it is
+X, Y, SIGMA = 15.3, 15.8, 1.6
+
+
+def star(info: ExposureInfo, x: float, y: float, sigma: float = SIGMA) -> np.ndarray:
+    yy, xx = np.indices(info.frame_shape, dtype=float)
+    return (
+        np.exp(-0.5 * ((yy - y) ** 2 + (xx - x) ** 2) / sigma**2) / (2 * np.pi * sigma**2) * SIGNAL[False]
+        + 5.0
+    )
+
+
+def clean(mode: str = "NRC_TSIMAGE", **parameters: Any) -> tuple[ExposureInfo, BoundTsoPhotometry]:
+    info = make_info(mode, level="calints")
+    variance = np.full(info.frame_shape, 4.0, np.float32)
+    templates = {
+        "image": make_scene(info).astype(np.float32),
+        "scatter": np.sqrt(variance),
+        "variance": variance,
+        "covariance": np.zeros((3, 3)),
+        "count": 64,
+    }
+    return info, TsoPhotometry(**parameters).bind(Binding(info, templates=templates))
+
+
+def exact(info: ExposureInfo, images: list[np.ndarray]) -> Rate:
+    block = make_rate(info, np.random.default_rng(0), len(images), noise=0.0, bad=0.0)
+    block.data[...] = images
+    return block
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    mode=st.sampled_from(["NRC_TSIMAGE", "MIR_IMAGE"]),
+    bad=st.sampled_from([0.0, 0.03]),
+    subtract=st.booleans(),
+)
+def test_agrees_with_its_twin(seed: int, mode: str, bad: float, subtract: bool) -> None:
+    rng = np.random.default_rng(seed)
+    info = make_info(mode)
+    step = TsoPhotometry(subtract_background=subtract).bind(make_binding(TsoPhotometry, info, rng))
+    block = make_rate(info, rng, 3, bad=bad, flux=np.array([1.0, 0.99, 1.2]))
+    n = len(block.data)
+    out = measure_block(block, step.aperture)._asdict()
+    planes = (block.data, block.var_poisson, block.var_rnoise)
+    twin = measure_columns(*(p.reshape(n, -1) for p in planes), None, block.dq.reshape(n, -1), step.aperture)
+    for name, expected in twin.items():
+        if name in ("dq", "counts"):
+            np.testing.assert_array_equal(out[name], expected, err_msg=name)
+            continue
+        slack = {"flux": twin["error"], "fit": twin["fit_error"]}.get(name, np.zeros_like(expected))
+        np.testing.assert_array_equal(np.isnan(out[name]), np.isnan(expected), err_msg=name)
+        far = np.abs(out[name] - expected) > 1e-5 * np.abs(expected) + 1e-5 * np.nan_to_num(slack) + 1e-9
+        assert not far.any(), name
+
+
+@pytest.mark.parametrize("mode", ["NRC_TSIMAGE", "MIR_IMAGE"])
+def test_source_is_found_and_measured(mode: str) -> None:
+    info, step = clean(mode, radius=7.0)
+    assert (step.x, step.y) == pytest.approx((X, Y), abs=0.02)
+    assert (step.width_x, step.width_y) == pytest.approx((SIGMA, SIGMA), abs=0.1)
+    dim = 5.0 + 0.5 * (star(info, X, Y) - 5.0)
+    (out,) = step.push(exact(info, [star(info, X, Y), dim]))
+    flux = out.columns["flux"][:, 0]
+    assert flux[0] == pytest.approx(SIGNAL[False], rel=2e-3)
+    assert flux[1] / flux[0] == pytest.approx(0.5, rel=1e-4)
+    np.testing.assert_allclose(out.columns["background"][:, 0], 5.0, atol=0.5)
+    np.testing.assert_allclose(out.columns["psf_flux"][1] / out.columns["psf_flux"][0], 0.5, rtol=1e-4)
+    assert (out.columns["frac_filled"] == 0).all()
+    assert (out.columns["n_bad"] == 0).all()
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0.1, 0.0), (0.0, -0.1), (-0.07, 0.12)])
+def test_position_and_width_of_each_integration(dx: float, dy: float) -> None:
+    info, step = clean(radius=7.0)
+    (out,) = step.push(exact(info, [star(info, X + dx, Y + dy), star(info, X, Y, 1.7)]))
+    x, y, width = (out.columns[name][:, 0] for name in ("x", "y", "width_x"))
+    assert (x[0] - step.x, y[0] - step.y) == pytest.approx((dx, dy), abs=0.01)
+    assert width[1] - step.width_x == pytest.approx(0.1, abs=0.03)
+    assert (out.columns["x_err"] > 0).all()
+
+
+def test_lost_pixels_do_not_bias_the_flux() -> None:
+    """Also where the source has moved: the profile moves with it."""
+    info, step = clean(radius=5.0, max_lost=0.5, correct_shift=False)
+    images = [star(info, X, Y), star(info, X + 0.15, Y - 0.1), 5.0 + 1.7 * (star(info, X, Y) - 5.0)]
+    whole = step.push(exact(info, images))[0].columns["flux"][:, 0]
+    for y, x in ((16, 15), (15, 16), (14, 13), (16, 18)):
+        block = exact(info, images)
+        block.dq[:, y, x] = dq.DO_NOT_USE
+        block.data[:, y, x] = np.nan
+        (out,) = step.push(block)
+        np.testing.assert_allclose(out.columns["flux"][:, 0], whole, rtol=2e-3)
+        assert (out.columns["frac_filled"] > 0).all()
+        assert (out.columns["n_bad"] == 1).all()
+
+
+def test_correct_shift_puts_lost_light_back() -> None:
+    loss = {}
+    for correct in (True, False):
+        info, step = clean(radius=2.5, position=(X + 0.5, Y), correct_shift=correct)
+        (out,) = step.push(exact(info, [star(info, X, Y), star(info, X - 0.1, Y)]))
+        flux = out.columns["flux"][:, 0]
+        loss[correct] = abs(flux[1] / flux[0] - 1)
+    assert loss[True] < 0.3 * loss[False]
+
+
+def test_too_much_lost_or_saturated_is_nan() -> None:
+    info, step = clean(radius=5.0)
+    block = exact(info, [star(info, X, Y)] * 3)
+    block.dq[0, 15:17, 14:17] = dq.DO_NOT_USE
+    block.dq[1, 12, 15] = dq.DO_NOT_USE | dq.SATURATED
+    (out,) = step.push(block)
+    assert np.isnan(out.columns["flux"][:, 0]).tolist() == [True, True, False]
+    assert np.isnan(out.columns["flux_err"][:, 0]).tolist() == [True, True, False]
+    assert out.columns["n_saturated"][:, 0].tolist() == [0, 1, 0]
+
+
+def test_a_cosmic_ray_in_the_annulus_is_clipped() -> None:
+    info, step = clean(radius=5.0)
+    clear = exact(info, [star(info, X, Y)])
+    hit = exact(info, [star(info, X, Y)])
+    pixel = step.aperture.ground[10]
+    hit.data.reshape(1, -1)[0, pixel] += 5000.0
+    a, b = (step.push(block)[0].columns["flux"][0, 0] for block in (clear, hit))
+    assert b == pytest.approx(a, rel=1e-4)
+
+
+def test_everything_unusable() -> None:
+    info, step = clean(radius=5.0)
+    block = exact(info, [star(info, X, Y)])
+    block.dq[...] = dq.DO_NOT_USE
+    (out,) = step.push(block)
+    for name in ("flux", "flux_err", "x", "y", "width_x", "background", "psf_flux"):
+        assert np.isnan(out.columns[name]).all(), name
+
+
+def test_the_expected_position_chooses_among_stars() -> None:
+    info = make_info("NRC_TSIMAGE", level="calints", header={"XREF_SCI": 9.0, "YREF_SCI": 8.0})
+    variance = np.full(info.frame_shape, 4.0, np.float32)
+    image = (0.3 * star(info, 8.4, 7.2) + star(info, 24.0, 24.0)).astype(np.float32)
+    templates = {
+        "image": image,
+        "scatter": variance,
+        "variance": variance,
+        "covariance": np.zeros((1, 1)),
+        "count": 9,
+    }
+    near = TsoPhotometry(search_box_width=9, radius=4.0).bind(Binding(info, templates=templates))
+    assert (near.x, near.y) == pytest.approx((8.4, 7.2), abs=0.1)
+    wide = TsoPhotometry(search_box_width=201, radius=4.0).bind(Binding(info, templates=templates))
+    assert (wide.x, wide.y) == pytest.approx((24.0, 24.0), abs=0.1)
+    told = TsoPhotometry(position=(8.0, 7.0), radius=4.0).bind(Binding(info, templates=templates))
+    assert (told.x, told.y) == (8.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"position": (99.0, 3.0)}, r"position = \[99, 3\] lies outside the subarray of 32 x 32"),
+        ({"radius": 5.0, "radius_inner": 4.0}, r"radii must grow: tso_photometry\.radius = 5"),
+        ({"radius": 5.0, "radius_inner": 6.0, "radius_outer": 6.01}, r"only \d usable background pixels"),
+    ],
+)
+def test_impossible_geometry_is_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        clean(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"radius": -1}, r"tso_photometry\.radius = -1.*> 0"),
+        ({"radius_iner": 3}, r"did you mean radius_inner\?"),
+        ({"position": [1.0]}, r"tso_photometry\.position = \[1\.0\]"),
+    ],
+)
+def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_operator(TsoPhotometry, parameters)

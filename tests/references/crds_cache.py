@@ -65,12 +65,21 @@ class CrdsCache:
     def references(self, instrument: str) -> Path:
         return self.root / "references" / "jwst" / instrument.lower()
 
-    def rule(self, instrument: str, kind: str, choices: Choices | str, parkey: tuple[str, ...] | None = None) -> None:
+    def rule(
+        self, instrument: str, kind: str, choices: Choices | str, parkey: tuple[str, ...] | None = None
+    ) -> None:
         """Say which file: ``{(key values): {useafter: file}}``, or ``N/A``."""
         entry = choices if isinstance(choices, str) else (parkey or PARKEYS[kind], choices)
         self.rules.setdefault(instrument, {})[kind] = entry
 
-    def add(self, instrument: str, kind: str, values: tuple[str, ...], path: Path | str, useafter: str = "2020-01-01 00:00:00") -> str:
+    def add(
+        self,
+        instrument: str,
+        kind: str,
+        values: tuple[str, ...],
+        path: Path | str,
+        useafter: str = "2020-01-01 00:00:00",
+    ) -> str:
         """Put a file into the cache and into the rules; a text is only named, not stored."""
         name = Path(path).name
         if isinstance(path, Path):
@@ -98,10 +107,12 @@ class CrdsCache:
                     entries[kind] = self._rmap(instrument, kind, *rule)
             imaps[instrument] = f"jwst_{instrument.lower()}_{number}.imap"
             header = {"instrument": instrument, "mapping": "INSTRUMENT", "name": imaps[instrument],
-                      "observatory": "JWST", "parkey": ("REFTYPE",), "sha1sum": "SHA1", "derived_from": "a test"}  # fmt: skip
+                      "observatory": "JWST", "parkey": ("REFTYPE",), "sha1sum": "SHA1",
+                      "derived_from": "a test"}  # fmt: skip
             self._text(imaps[instrument], header, pprint.pformat(entries))
         header = {"mapping": "PIPELINE", "name": self.context, "observatory": "JWST",
-                  "parkey": ("META.INSTRUMENT.NAME",), "sha1sum": "SHA1", "derived_from": "a test"}  # fmt: skip
+                  "parkey": ("META.INSTRUMENT.NAME",), "sha1sum": "SHA1",
+                      "derived_from": "a test"}  # fmt: skip
         self._text(self.context, header, pprint.pformat(imaps))
         config = self.root / "config" / "jwst"
         config.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,9 @@ def test_an_error_says_how_to_go_on():
     assert problem.code == "missing_reference"
     assert str(problem) == (
         "the step superbias needs a superbias reference and none was found "
-        "(x.fits has DETECTOR 'NRS2' instead of 'NRS1'); put a file with REFTYPE SUPERBIAS into --refs DIR "
-        "or give --override superbias=FILE, or leave the step out with --skip-step superbias"
+        "(x.fits has DETECTOR 'NRS2' instead of 'NRS1'); put a file with REFTYPE SUPERBIAS into --refs DIR, "
+        "give --override superbias=FILE, or let CRDS choose (set CRDS_PATH and CRDS_SERVER_URL), "
+        "or leave the step out with --skip-step superbias"
     )
 
 

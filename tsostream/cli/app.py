@@ -14,6 +14,7 @@ from tsostream.cli.failures import explain
 from tsostream.cli.inspection import inspect_command
 from tsostream.cli.options import HELP_SETTINGS
 from tsostream.cli.processing import process
+from tsostream.cli.references import refs
 from tsostream.cli.simulation import simulate_command
 
 __all__ = ["tsostream"]
@@ -61,5 +62,5 @@ def tsostream() -> None:
     """
 
 
-for _command in (process, inspect_command, simulate_command, demo):
+for _command in (process, inspect_command, simulate_command, refs, demo):
     tsostream.add_command(_command)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tsostream.cli.options import Grouped, inputs_argument, make_request, options
+from tsostream.cli.options import Grouped, inputs_argument, make_request, options, save_config_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +32,14 @@ _NOT_YET: Final = "missing_reference"
 
 @click.command("inspect", cls=Grouped, examples=EXAMPLES)
 @inputs_argument
+@save_config_option
 @options
 def inspect_command(
-    inputs: tuple[str, ...], log_file: Path | None, log_level: str | None, **chosen: Any
+    inputs: tuple[str, ...],
+    log_file: Path | None,
+    log_level: str | None,
+    save_config: Path | None,
+    **chosen: Any,
 ) -> None:
     r"""Look at exposures without reducing them.
 
@@ -58,7 +64,8 @@ def inspect_command(
             print_output(console, Path(name))
         others = tuple(name for name in inputs if name not in written)
         if others:
-            _inspect(console, make_request(others, None, **chosen))
+            # looking does not download; what the CRDS cache lacks is listed
+            _inspect(console, make_request(others, None, fetch=False, **chosen), save_config)
 
 
 def _is_arrow(path: Path) -> bool:
@@ -69,7 +76,7 @@ def _is_arrow(path: Path) -> bool:
         return False
 
 
-def _inspect(console: Console, request: Request) -> None:
+def _inspect(console: Console, request: Request, save_config: Path | None = None) -> None:
     """Print everything about the exposures of a request, then raise what was found against a run."""
     from tsostream.cli.report import heading
     from tsostream.cli.times import print_times
@@ -95,8 +102,23 @@ def _inspect(console: Console, request: Request) -> None:
             too_much = error
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
+    if save_config is not None:
+        _save_configs(request, exposures, save_config)
     if too_much is not None:
         raise too_much
+
+
+def _save_configs(request: Request, exposures: Sequence[Exposure], path: Path) -> None:
+    """Write the configurations a run would use."""
+    from tsostream.cli.report import save_configs
+    from tsostream.run.choices import choose
+
+    settled = []
+    for exposure in exposures:
+        chosen = choose(request, exposure.info, [], fetch=False)
+        if chosen is not None:
+            settled.append((exposure, chosen.config.without(chosen.missing.skipped)))
+    save_configs(settled, path.expanduser())
 
 
 def _print_exposure(console: Console, exposure: Exposure) -> None:
@@ -168,38 +190,25 @@ def _print_without_references(
         references_text,
         steps_text,
     )
-    from tsostream.references import find_references, parse_overrides
-    from tsostream.run.config import load_config
+    from tsostream.run.choices import choose
 
-    info = exposure.info
-    config = load_config(
-        info, config=request.config, settings=request.settings, skip_steps=request.skip_steps
-    )
-    wanted = [name for operator in config.operators for name in operator.references]
-    selection = find_references(
-        info, refs_dir=request.refs_dir, overrides=parse_overrides(request.overrides), wanted=wanted
-    )
-    found = {kind: path.name for kind, path in selection.paths.items()}
+    chosen = choose(request, exposure.info, [], fetch=False)
+    if chosen is None:
+        raise error
+    config = chosen.config
+    found = {kind: path.name for kind, path in chosen.selection.paths.items()}
     rows: list[tuple[str, str | Text]] = [
         ("steps", steps_text(config)),
         ("parameters", config.source + "".join(f"\n{line}" for line in changed_parameters(config))),
         ("windows", "\n".join(couplings(config))),
         (
             "references",
-            references_text(found, {kind: str(source) for kind, source in selection.source.items()}),
+            references_text(found, chosen.sources),
         ),
-        ("missing", Text("\n".join(_missing_lines(error)), style="yellow")),
+        ("missing", Text("\n".join(map(str, error.problems)), style="yellow")),
         ("memory", _least_memory(request, exposure)),
     ]
     emit(console, facts_table(rows))
-
-
-def _missing_lines(error: InputError) -> list[str]:
-    lines = [str(problem.what) for problem in error.problems]
-    return [
-        *lines,
-        "give a directory of references with --refs DIR, or single ones with --override TYPE=FILE",
-    ]
 
 
 def _least_memory(request: Request, exposure: Exposure) -> str:

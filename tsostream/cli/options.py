@@ -22,6 +22,7 @@ __all__ = [
     "inputs_argument",
     "make_request",
     "options",
+    "save_config_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,6 +100,14 @@ _SELECTION = (
     ),
     grouped(
         "Steps and parameters",
+        "--pars",
+        multiple=True,
+        metavar="FILE|DIR|crds|none",
+        help="Parameter files of the official pipeline (pars-*.asdf), below --config [default: crds, where a "
+        "cache or server is set up]. May be repeated.",
+    ),
+    grouped(
+        "Steps and parameters",
         "--set",
         "settings",
         multiple=True,
@@ -139,6 +148,20 @@ _SELECTION = (
     ),
     grouped(
         "References",
+        "--lock",
+        type=_PATH,
+        metavar="FILE",
+        help="Use exactly the references and parameters of a lock (tsostream refs lock); --refs tells where the "
+        "files are now.",
+    ),
+    grouped(
+        "References",
+        "--crds-context",
+        metavar="jwst_NNNN.pmap",
+        help="Rules CRDS chooses references by [default: CRDS_CONTEXT, or the latest].",
+    ),
+    grouped(
+        "References",
         "--override",
         "overrides",
         multiple=True,
@@ -158,6 +181,14 @@ _SELECTION = (
         metavar="SIZE",
         help="Plan to stay below this, e.g. 2GB; the plan shrinks, and refuses when it cannot.",
     ),
+)
+
+save_config_option = grouped(
+    "Steps and parameters",
+    "--save-config",
+    type=_PATH,
+    metavar="FILE",
+    help="Write every parameter of every step, as resolved, to a YAML file that --config takes.",
 )
 
 _TALK = (
@@ -196,9 +227,11 @@ def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any
 
     from tsostream.run.setup import Request
 
+    # without --pars it is for the runner to say where parameters come from
+    chosen["pars"] = chosen.get("pars") or None
     known = {field.name for field in fields(Request)}
     given = {name: value for name, value in chosen.items() if name in known and value is not None}
-    for name in ("refs_dir", "wavelengths"):
+    for name in ("refs_dir", "wavelengths", "lock"):
         if name in given:
             given[name] = given[name].expanduser()
     return Request(inputs=tuple(inputs), out=out, **given)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tsostream.cli.options import Grouped, grouped, inputs_argument, make_request, options
+from tsostream.cli.options import (
+    Grouped,
+    grouped,
+    inputs_argument,
+    make_request,
+    options,
+    save_config_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +55,7 @@ tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log
     is_flag=True,
     help="Record the sha256 of the whole input files, not only of their headers.",
 )
+@save_config_option
 @options
 @grouped(
     "What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors, and the path of the light curve."
@@ -60,6 +68,7 @@ def process(
     log_file: Path | None,
     log_level: str | None,
     quiet: bool,
+    save_config: Path | None,
     **chosen: Any,
 ) -> None:
     r"""Reduce exposures into a light curve and spectra.
@@ -82,10 +91,17 @@ def process(
     from tsostream.cli.watching import make_console
 
     with logging_to(log_file, log_level, quiet=quiet), Interruptible() as interruptible:
+        from tsostream.cli.downloads import download_bar
         from tsostream.run.setup import prepare_all
 
-        runs = prepare_all(make_request(inputs, out.expanduser(), **chosen))
         console = make_console()
+        with download_bar(console, quiet=quiet) as progress:
+            runs = prepare_all(make_request(inputs, out.expanduser(), **chosen), progress=progress)
+        if save_config is not None:
+            from tsostream.cli.report import save_configs
+
+            settled = [(run.exposure, run.config) for run in runs]
+            save_configs(settled, save_config.expanduser(), overwrite=chosen["overwrite"])
         if not run_all(runs, console, interruptible, quiet=quiet):
             from tsostream.cli.failures import INTERRUPTED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -25,6 +26,7 @@ __all__ = [
     "heading",
     "print_notes",
     "print_plan",
+    "save_configs",
     "size_text",
     "title",
 ]
@@ -134,7 +136,7 @@ def couplings(config: Config) -> list[str]:
 
 def references_text(names: Mapping[str, str], sources: Mapping[str, str]) -> str:
     """One reference per line: type, file, source."""
-    flag = {"override": "--override", "refs": "--refs"}
+    flag = {"override": "--override", "refs": "--refs", "lock": "--lock", "config": "--config"}
     width = max(map(len, names), default=0)
     return "\n".join(
         f"{kind:<{width}}  {name}  ({flag.get(sources.get(kind, ''), sources.get(kind, ''))})"
@@ -212,3 +214,13 @@ def print_notes(console: Console, notes: Sequence[str], said: set[str] | None = 
         line.add_column(overflow="fold", style="bold yellow" if loud else "")
         line.add_row("  !" if loud else "  note:", note)
         emit(console, line)
+
+
+def save_configs(settled: Sequence[tuple[Exposure, Config]], path: Path, *, overwrite: bool = False) -> None:
+    """Write the resolved configuration of each exposure; several go into files of their own, as outputs do."""
+    from tsostream.run.config import save_config
+    from tsostream.run.setup import output_paths
+
+    paths = output_paths(path, [exposure for exposure, _ in settled])
+    for (exposure, config), one in zip(settled, paths, strict=True):
+        save_config(config, one, exposure.info, overwrite=overwrite)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from tsostream.simulate.truth import read_truth
 from tsostream.sinks import LightCurve
 
 __all__ = ["Comparison", "compare"]
@@ -61,11 +60,9 @@ def compare(lc: LightCurve, truth: Path) -> Comparison:
     The error of the depth is scaled by the scatter about the fit, so that noise the rows do not know of (1/f)
     counts.
     """
-    with pa.memory_map(str(truth)) as file:
-        table = pa.ipc.open_file(file).read_all()
-    facts: dict[str, Any] = json.loads(table.schema.metadata[b"tsostream.simulate"])
+    table, facts = read_truth(truth)
     integration = lc.table.column("integration").to_numpy()
-    drop = 1.0 - table.column("flux_model").to_numpy()[integration - 1]
+    drop = 1.0 - table["flux_model"][integration - 1]
     covered = drop / drop.max() if drop.max() > 0 else drop
     time = lc.table.column("time_mjd_utc_mid").to_numpy()
     middle = float(np.sum(time * covered) / np.sum(covered)) if covered.any() else float(time.mean())

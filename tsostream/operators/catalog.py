@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from tsostream.operators.base import Operator
+from tsostream.operators.charge_migration import ChargeMigration
 from tsostream.operators.dark_current import DarkCurrent
 from tsostream.operators.dq_init import DqInit
 from tsostream.operators.extract_1d import Extract1d
+from tsostream.operators.firstframe import Firstframe
 from tsostream.operators.gain_scale import GainScale
+from tsostream.operators.group_scale import GroupScale
+from tsostream.operators.ipc import Ipc
 from tsostream.operators.jump import Jump
 from tsostream.operators.lastframe import Lastframe
 from tsostream.operators.linearity import Linearity
+from tsostream.operators.persistence import Persistence
+from tsostream.operators.picture_frame import PictureFrame
 from tsostream.operators.ramp_fit import RampFit
+from tsostream.operators.refpix import Refpix
 from tsostream.operators.reset import Reset
+from tsostream.operators.rscd import Rscd
 from tsostream.operators.saturation import Saturation
 from tsostream.operators.superbias import Superbias
 from tsostream.operators.tso_photometry import TsoPhotometry
@@ -19,9 +27,14 @@ from tsostream.operators.white_light import WhiteLight
 
 __all__ = ["IMAGING", "MIRI_RAMPS", "NIR_RAMPS", "OPERATORS", "SPECTROSCOPY"]
 
-NIR_RAMPS = ("dq_init", "saturation", "superbias", "linearity", "dark_current", "jump", "ramp_fit", "gain_scale")
+NIR_RAMPS = (
+    "group_scale", "dq_init", "saturation", "ipc", "superbias", "refpix", "linearity", "dark_current",
+    "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit", "gain_scale",
+)  # fmt: skip
 MIRI_RAMPS = (
-    "dq_init", "saturation", "lastframe", "reset", "linearity", "dark_current", "jump", "ramp_fit", "gain_scale",
+    "group_scale", "dq_init", "saturation", "ipc", "firstframe", "lastframe", "reset", "linearity", "rscd",
+    "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit",
+    "gain_scale",
 )  # fmt: skip
 SPECTROSCOPY = ("extract_1d", "white_light")
 IMAGING = ("tso_photometry",)
@@ -30,14 +43,22 @@ IMAGING = ("tso_photometry",)
 OPERATORS: dict[str, type[Operator]] = {
     cls.name: cls
     for cls in (
+        GroupScale,
         DqInit,
         Saturation,
+        Ipc,
         Superbias,
+        Refpix,
+        Firstframe,
         Lastframe,
         Reset,
         Linearity,
+        Rscd,
         DarkCurrent,
+        ChargeMigration,
         Jump,
+        PictureFrame,
+        Persistence,
         RampFit,
         GainScale,
         Extract1d,

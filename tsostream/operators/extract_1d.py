@@ -17,6 +17,7 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
+from tsostream.operators.aperture.covariance import column_excess, sum_weights
 from tsostream.operators.aperture.measure import Aperture
 from tsostream.operators.aperture.sums import measure_block, position
 from tsostream.operators.aperture.units import flux_scale_map
@@ -48,6 +49,10 @@ class BoundExtract1d:
         Centre of the aperture across [px].
     unit
         Unit of the flux.
+    sum_weights : float64 [cross, disp]
+        Weight of each pixel in the columns' sums, background included.
+    excess : float64 [column]
+        Variance that shared (1/f) noise adds to each column.
     """
 
     name: str
@@ -60,6 +65,8 @@ class BoundExtract1d:
     wavelength: np.ndarray
     trace: np.ndarray
     unit: str
+    sum_weights: np.ndarray
+    excess: np.ndarray
     notes: tuple[str, ...] = ()
     skipped: str = ""
 
@@ -69,7 +76,8 @@ class BoundExtract1d:
         # one series: add the axis of (order, aperture)
         spectra = {
             "flux": out.flux,
-            "flux_err": out.error,
+            "flux_err": np.sqrt(out.error**2 + self.excess),
+            "own_err": out.error,
             "flux_var_poisson": out.var_poisson,
             "flux_var_rnoise": out.var_rnoise,
             "flux_var_flat": out.var_flat,
@@ -152,7 +160,7 @@ class Extract1d(Operator):
     @property
     def coupling(self) -> Coupling:
         """Trace and profile come from the scout."""
-        return Template(("image", "scatter", "variance", "count", "wavelength"))
+        return Template(("image", "scatter", "variance", "covariance", "count", "wavelength"))
 
     def bind(self, binding: Binding) -> BoundExtract1d:
         """Find the trace and prepare the pixel lists."""
@@ -187,6 +195,8 @@ class Extract1d(Operator):
             image, source, bad, weight, ground, variance, scatter, scale,
             along_y=along_y, operator=self, binding=binding,
         )  # fmt: skip
+        factor = orient(np.where(np.isfinite(scale), scale, np.nanmedian(scale)))
+        weights = sum_weights(weight, ground & bool(self.subtract_background), factor)
         flux = np.where(np.isfinite(total) & (total > 0), total, 0.0)
         mean = flux.sum() or 1.0
         cross = np.arange(image.shape[0])[:, None]
@@ -204,6 +214,8 @@ class Extract1d(Operator):
             trace=trace,
             unit=unit,
             notes=notes,
+            sum_weights=weights,
+            excess=column_excess(weights, orient(np.asarray(binding.templates["covariance"]))),
         )
 
     def _box(self, ncross: int) -> tuple[float, float, tuple[str, ...]]:

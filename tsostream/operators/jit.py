@@ -11,14 +11,16 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numba
 import platformdirs
+from numba.core import event
 
-__all__ = ["cache_directory", "is_cold", "kernel"]
+__all__ = ["cache_directory", "kernel", "on_compile"]
 
 F = TypeVar("F", bound=Callable)
 
@@ -47,9 +49,28 @@ cache_directory: Path = _writable_directory()
 numba.config.CACHE_DIR = str(cache_directory)
 
 
-def is_cold() -> bool:
-    """Whether no kernel of this version has been compiled on this machine yet."""
-    return next(cache_directory.rglob("*.nbi"), None) is None
+class _FirstCompilation(event.Listener):
+    """Calls back once, when a kernel is compiled rather than loaded."""
+
+    def __init__(self, callback: Callable[[], None]):
+        self._callback = callback
+        self._told = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Tell, the first time."""
+        if not self._told:
+            self._told = True
+            self._callback()
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to tell."""
+
+
+@contextmanager
+def on_compile(callback: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call back when the first kernel has to be compiled: it is not in the cache yet."""
+    with event.install_listener("numba:compile", _FirstCompilation(callback)):
+        yield
 
 
 def kernel(function: F) -> F:

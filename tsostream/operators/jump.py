@@ -172,11 +172,11 @@ def find_jumps(
     a = np.empty(ndiff, np.float64)
     work = np.empty(ndiff, np.float64)
     flags = np.empty(ndiff, np.uint8)
-    limit = limits[0] if ndiff >= 4 else (limits[1] if ndiff == 3 else limits[2])
+    iterative = ndiff < single_pass
+    limit = limits[0] if ndiff >= 4 or not iterative else (limits[1] if ndiff == 3 else limits[2])
     # a little less than the limit, for the rounding of the bounds
     clear = np.float32(0.999 * limit * limit)
     inverse = np.float32(1.0 / ndiff)
-    iterative = ndiff < single_pass
     slack = np.float32(1.0 + 1.0 / max(ndiff - 1, 1)) if iterative else np.float32(1.0)
     for i in range(n):
         for y in range(y0, y1):

@@ -143,11 +143,12 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_ti
     """
     ngroups = groupdq.shape[1]
     bits = np.uint32(0)
-    good = 0
+    good = unflagged = 0
     for g in range(ngroups):
         flags = groupdq[i, g, y, x]
         bits |= np.uint32(flags & (JUMP | PERS | SAT))
         good += (flags & ~PERS) == 0
+        unflagged += flags == 0
     if good == 0 or (suppress and good == 1) or groupdq[i, 0, y, x] & SAT:
         return np.nan, np.nan, 0.0, bits | np.uint32(DNU)
     longest, g = 0, 0
@@ -167,7 +168,7 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_ti
             continue
         if n == 1:
             # the only good group of a ramp is its first: it has integrated from the reset on
-            time = first_time if good == 1 and groupdq[i, 0, y, x] == 0 else tgroup
+            time = first_time if unflagged == 1 and groupdq[i, 0, y, x] == 0 else tgroup
             one = data[i, start, y, x] / time
             variance = 2.0 * (tgroup / time) ** 2
             used = time / tgroup
@@ -389,9 +390,13 @@ class RampFit(Operator):
         tgroup = float(np.float32(info.group_time))
         first_time = (info.nframes + 1) * float(np.float32(info.frame_time)) / 2.0
         planes = np.empty((0, *info.frame_shape), np.float32)
+        expected = template
+        if "image" in binding.templates:
+            # where the template knows nothing, weights must not follow the ramp either: those of no signal
+            expected = np.where(np.isfinite(template), template, np.float32(0))
         if "image" in binding.templates and info.ngroups > 1:
             planes = np.empty((info.ngroups, *info.frame_shape), np.float32)
-            choose_weights(template, scale, read2, weights, tgroup * (info.ngroups - 1), planes)
+            choose_weights(expected, scale, read2, weights, tgroup * (info.ngroups - 1), planes)
         clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
         outside = self._outside(info.ngroups)
@@ -399,7 +404,7 @@ class RampFit(Operator):
         fit = partial(
             _fit,
             outside=tuple(outside),
-            arrays=(pixeldq, scale, read2, template, weights, planes, *clean),
+            arrays=(pixeldq, scale, read2, expected, weights, planes, *clean),
             times=(tgroup, first_time),
             suppress=suppress,
         )

@@ -1,11 +1,11 @@
 """refpix: subtract what the reference pixels see, group by group (spec stage 1, section 9).
 
-Which pixels are read, which list they belong to and which columns a list corrects never change during an exposure, so
-all of it is worked out once: the pass over whole frames reads nothing but reference pixels and leaves two short
-profiles per group, one along x and one along y, which the pass over rows subtracts.
+Which pixels are read, which list they belong to and which columns a list corrects never change during an
+exposure, so all of it is worked out once: the pass over whole frames reads nothing but reference pixels and
+leaves two short profiles per group, one along x and one along y, which the pass over rows subtracts.
 
-Sums are in double precision, where the official step uses single precision for subarrays with one output; results
-agree to the rounding of the latter.
+Sums are in double precision, where the official step uses single precision for subarrays with one output;
+results agree to the rounding of the latter.
 """
 
 from __future__ import annotations
@@ -37,17 +37,20 @@ __all__ = [
     "subtract_profiles",
 ]
 
-#: side and width of the near-infrared detectors, width of their border of reference pixels, and of an output [px]
+#: side and width of the near-infrared detectors, width of their border of reference pixels, and of an output
+#: [px]
 FULL, BORDER, OUTPUT = 2048, 4, 512
 #: subarrays without a reference pixel, whose outermost columns (x) are dark enough to serve
 EDGELESS = ("SUB512", "SUB512S", "SUB32")
 #: rows whose medians are found side by side
 LANES = 64
+#: NaN and infinity lie beyond it
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @kernel
 def _kept_moments(values, start, stop, zero, low, high):
-    """Count, sum and sum of squares of ``value - zero`` over the values in [low, high]; four sums run side by side."""
+    """Count, sum and sum of squares of ``value - zero`` over the values in [low, high], four at a time."""
     n0 = n1 = n2 = n3 = 0
     s0 = s1 = s2 = s3 = 0.0
     q0 = q1 = q2 = q3 = 0.0
@@ -93,8 +96,12 @@ def clipped_mean(values, start, stop, limit):
     limit : float
         siglimit.
     """
-    zero = np.float64(values[start])
-    low, high = -np.inf, np.inf
+    zero = 0.0
+    for k in range(start, stop):
+        if np.isfinite(values[k]):
+            zero = np.float64(values[k])
+            break
+    low, high = -LARGEST, LARGEST
     before = stop - start
     mean = zero
     while True:
@@ -103,7 +110,7 @@ def clipped_mean(values, start, stop, limit):
             return np.nan
         offset = first / count
         mean = zero + offset
-        if low > -np.inf and count == before:
+        if low > -LARGEST and count == before:
             return mean
         spread = second / count - offset * offset
         if not spread > 0.0:
@@ -148,8 +155,8 @@ def mean_levels(data, rows, columns, bounds, halves, limit, levels):
 
 
 @kernel
-def side_levels(data, levels, pixels, level_of, windows, counts, pairs, gain, profile):
-    """Running median of the side reference pixels, as it stands after the levels are subtracted.
+def side_levels(data, levels, pixels, level_of, windows, pairs, gain, profile):
+    """Find the running median of the side reference pixels, after the levels are subtracted.
 
     Parameters
     ----------
@@ -163,8 +170,6 @@ def side_levels(data, levels, pixels, level_of, windows, counts, pairs, gain, pr
         Level subtracted from each side column, -1 if none.
     windows : int32 [place, row]
         Detector rows in the window about each row; -1 beyond the subarray.
-    counts : int32 [side, row]
-        Usable pixels in the window.
     pairs : int32 [comparator, 2]
         Comparators for ``4 * place`` values.
     gain : float
@@ -175,6 +180,7 @@ def side_levels(data, levels, pixels, level_of, windows, counts, pairs, gain, pr
     places, nrows = windows.shape
     column = np.empty((nrows, 4), np.float32)
     lanes = np.empty((4 * places, LANES), np.float32)
+    counts = np.empty((2, nrows), np.int32)
     medians = np.empty((2, nrows), np.float64)
     for i in range(data.shape[0]):
         for g in range(data.shape[1]):
@@ -185,15 +191,19 @@ def side_levels(data, levels, pixels, level_of, windows, counts, pairs, gain, pr
                         value = np.float32(np.inf)  # sorts behind all others
                         if y >= 0:
                             level = levels[i, g, level_of[side, c]] if level_of[side, c] >= 0 else 0.0
-                            value = np.float32(np.float64(data[i, g, y, x]) - level)
+                            sample = np.float32(np.float64(data[i, g, y, x]) - level)
+                            value = sample if np.isfinite(sample) else value
                         column[r, c] = value
                 for start in range(0, nrows, LANES):
                     width = min(LANES, nrows - start)
+                    counts[side, start : start + width] = 0
                     for k in range(places):
                         for lane in range(width):
                             row = windows[k, start + lane]
                             for c in range(4):
-                                lanes[4 * k + c, lane] = column[row, c] if row >= 0 else np.float32(np.inf)
+                                value = column[row, c] if row >= 0 else np.float32(np.inf)
+                                lanes[4 * k + c, lane] = value
+                                counts[side, start + lane] += value < np.inf
                     sort_lanes(lanes, pairs)
                     for lane in range(width):
                         count = counts[side, start + lane]
@@ -260,7 +270,8 @@ class Layout:
     halves : int32 [level, 2]
         Lists that make a level.
     level_of : int32 [column]
-        Level of each detector column of the subarray, in the order of the science axis it lies along; -1 for none.
+        Level of each detector column of the subarray, in the order of the science axis it lies along; -1 for
+        none.
     """
 
     rows: np.ndarray
@@ -290,13 +301,15 @@ def _detector_frame(info: ExposureInfo) -> tuple[np.ndarray, np.ndarray]:
 def _collect(lists: list[np.ndarray], halves: list[tuple[int, int]], level_of: np.ndarray) -> Layout:
     where = [np.nonzero(one) for one in lists]
     sizes = [0, *(one[0].size for one in where)]
-    joined = [np.concatenate([np.empty(0, int), *(one[axis] for one in where)]).astype(np.int32) for axis in (0, 1)]
+    joined = [
+        np.concatenate([np.empty(0, int), *(one[axis] for one in where)]).astype(np.int32) for axis in (0, 1)
+    ]
     pairs = np.array(halves, np.int32).reshape(-1, 2)
     return Layout(*joined, np.cumsum(sizes).astype(np.int32), pairs, level_of.astype(np.int32))
 
 
 def pooled_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> Layout:
-    """One output (9.2): every good reference pixel of the subarray, split by the parity of its detector column.
+    """One output (9.2): every good reference pixel of the subarray, split by detector column parity.
 
     Without any in one of the parities the layout has no levels.
     """
@@ -311,7 +324,9 @@ def pooled_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) ->
     fast, _ = _detector_axes(info)
     if not all(one.any() for one in lists):
         return _collect([], [], np.full(fast.size, -1))
-    return _collect(lists, [(k, -1) for k in range(len(lists))], fast % 2 if odd_even else np.zeros_like(fast))
+    return _collect(
+        lists, [(k, -1) for k in range(len(lists))], fast % 2 if odd_even else np.zeros_like(fast)
+    )
 
 
 def edge_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> Layout:
@@ -349,7 +364,6 @@ class _Sides:
     pixels: np.ndarray
     level_of: np.ndarray
     windows: np.ndarray
-    counts: np.ndarray
     pairs: np.ndarray
     gain: float
 
@@ -377,20 +391,18 @@ def _side_tables(
     local = np.full(FULL, -1, np.int32)
     local[slow] = np.arange(slow.size)
     windows = local[reached].astype(np.int32)
-    usable = (pixels[..., 0] >= 0).sum(axis=2)
-    counts = np.where(windows >= 0, usable[:, windows], 0).sum(axis=1).astype(np.int32)
-    if not counts.any():
+    if not (pixels >= 0).any():
         return None
-    return _Sides(pixels, level_of, windows, counts, comparators(BORDER * length), float(gain))
+    return _Sides(pixels, level_of, windows, comparators(BORDER * length), float(gain))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refpix(Operator):
     """Subtract the level of the reference pixels from each group of near-infrared ramps.
 
-    With one output: one level per parity of the detector columns. With four: one per output and parity, then row by
-    row a running median of the side pixels. Nothing is done to MIRI: the official step leaves its subarrays alone and
-    the official time-series configuration its full frames.
+    With one output: one level per parity of the detector columns. With four: one per output and parity, then
+    row by row a running median of the side pixels. Nothing is done to MIRI: the official step leaves its
+    subarrays alone and the official time-series configuration its full frames.
 
     Parameters
     ----------
@@ -406,7 +418,8 @@ class Refpix(Operator):
         Reference pixels further from their mean are left out [sigma].
     refpix_algorithm
         Only matters for full frames, where ``sirs`` is refused.
-    odd_even_rows, ovr_corr_mitigation_ftr, preserve_irs2_refpix, irs2_mean_subtraction, sigreject, gaussmooth, halfwidth
+    odd_even_rows, ovr_corr_mitigation_ftr, preserve_irs2_refpix, irs2_mean_subtraction, sigreject,
+    gaussmooth, halfwidth
         Of readouts that time series do not use; accepted so that parameter files load, without effect.
     """
 
@@ -469,7 +482,9 @@ class Refpix(Operator):
         return ""
 
 
-def _find(tile: Tile, y0: int, y1: int, *, layout: Layout, sides: _Sides | None, limit: float, swapped: bool) -> None:
+def _find(
+    tile: Tile, y0: int, y1: int, *, layout: Layout, sides: _Sides | None, limit: float, swapped: bool
+) -> None:
     levels = tile.scratch["refpix.levels"]
     along_fast, along_slow = tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"]
     if swapped:
@@ -480,7 +495,7 @@ def _find(tile: Tile, y0: int, y1: int, *, layout: Layout, sides: _Sides | None,
         along_slow[:] = 0.0
         return
     side_levels(
-        tile.data, levels, sides.pixels, sides.level_of, sides.windows, sides.counts, sides.pairs, sides.gain, along_slow
+        tile.data, levels, sides.pixels, sides.level_of, sides.windows, sides.pairs, sides.gain, along_slow
     )
 
 

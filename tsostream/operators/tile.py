@@ -7,6 +7,7 @@ step finds the previous one's result in the level-2 cache, and neighbours are al
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -80,7 +81,9 @@ def plan_tile(info: ExposureInfo, steps: Sequence[BoundRampStep]) -> TilePlan:
     return TilePlan(integrations, rows, integrations * (frame + scratch))
 
 
-def run_passes(tile: Tile, passes: Sequence[RowPass], ny: int, rows: int) -> None:
+def run_passes(
+    tile: Tile, passes: Sequence[RowPass], ny: int, rows: int, seconds: list[float] | None = None
+) -> None:
     """Send a tile through all passes as a wave of bands.
 
     Parameters
@@ -93,7 +96,10 @@ def run_passes(tile: Tile, passes: Sequence[RowPass], ny: int, rows: int) -> Non
         Rows of the subarray.
     rows
         Rows per band.
+    seconds
+        Time spent in each pass is added here [s].
     """
+    clock = time.perf_counter
     lags, lag = [], 0
     for one in passes:
         lag += ny if one.frame else one.halo
@@ -106,12 +112,18 @@ def run_passes(tile: Tile, passes: Sequence[RowPass], ny: int, rows: int) -> Non
             reach = min(ny, front - lags[index])
             if one.frame:
                 # all earlier passes are complete as soon as this one would touch its first row
-                if reach > 0 and done[index] == 0:
-                    one.run(tile, 0, ny)
-                    done[index] = ny
-            elif reach > done[index]:
-                one.run(tile, done[index], reach)
-                done[index] = reach
+                if reach <= 0 or done[index] > 0:
+                    continue
+                low, reach = 0, ny
+            else:
+                low = done[index]
+                if reach <= low:
+                    continue
+            began = clock()
+            one.run(tile, low, reach)
+            done[index] = reach
+            if seconds is not None:
+                seconds[index] += clock() - began
 
 
 def allocate_rate(info: ExposureInfo, first: int, count: int, times: Times) -> Rate:

@@ -19,6 +19,7 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
+from tsostream.operators.aperture.covariance import excess_variance
 from tsostream.operators.aperture.measure import Aperture
 from tsostream.operators.aperture.sums import measure_block, position
 from tsostream.operators.aperture.units import flux_scale_map
@@ -44,6 +45,8 @@ class BoundTsoPhotometry:
         Gaussian-equivalent widths of the template [px].
     template_flux
         Flux of the whole template inside the aperture [unit].
+    excess
+        Variance that shared (1/f) noise adds to the flux.
     unit
         Unit of the flux.
     """
@@ -59,6 +62,7 @@ class BoundTsoPhotometry:
     width_x: float
     width_y: float
     template_flux: float
+    excess: float
     unit: str
     skipped: str = ""
 
@@ -70,7 +74,7 @@ class BoundTsoPhotometry:
         counts = out.counts[:, 0]
         columns = {
             "flux": out.flux[:, 0],
-            "flux_err": out.error[:, 0],
+            "flux_err": np.sqrt(out.error[:, 0] ** 2 + self.excess),
             "background": out.ground[:, 0],
             "background_err": np.sqrt(out.ground_variance[:, 0]),
             "x": self.x + horizontal.shift,
@@ -147,7 +151,7 @@ class TsoPhotometry(Operator):
     @property
     def coupling(self) -> Coupling:
         """Position and profile come from the scout."""
-        return Template(("image", "scatter", "variance", "count"))
+        return Template(("image", "scatter", "variance", "covariance", "count"))
 
     def bind(self, binding: Binding) -> BoundTsoPhotometry:
         """Find the source and prepare the pixel lists."""
@@ -184,6 +188,9 @@ class TsoPhotometry(Operator):
         width_x = np.sqrt((share * (xx - x) ** 2).sum() / total)
         width_y = np.sqrt((share * (yy - y) ** 2).sum() / total)
         factor = np.where(np.isfinite(scale), scale, np.nanmedian(scale))
+        # one column: the annulus' mean counts once for every pixel of the aperture
+        share = weight.sum() / max(int(ground.sum()), 1) if self.subtract_background else 0.0
+        weights = (weight - ground * share) * factor
         return BoundTsoPhotometry(
             name=self.name,
             pixeldq=binding.dq_plane,
@@ -196,6 +203,7 @@ class TsoPhotometry(Operator):
             width_x=float(width_x),
             width_y=float(width_y),
             template_flux=float((source * factor * weight).sum()),
+            excess=excess_variance(weights, np.asarray(binding.templates["covariance"])),
             unit=unit,
         )
 

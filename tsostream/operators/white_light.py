@@ -15,9 +15,18 @@ import numpy as np
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.payload import Measurement
+from tsostream.operators.aperture.covariance import excess_variance
 from tsostream.operators.base import Binding, Operator
 
 __all__ = ["BoundWhiteLight", "WhiteLight"]
+
+
+def _columns(spectra: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Chosen columns of the first series, [integration, column].
+
+    Contiguous along the columns: numpy sums in another order where they are not, which depends on the block's length.
+    """
+    return np.ascontiguousarray(spectra[:, 0][:, chosen])
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,10 @@ class BoundWhiteLight:
         The scout's spectrum, for filling.
     wavelength_range
         First and last wavelength (or pixel) in the sum.
+    max_lost
+        Largest fraction of the light that is filled.
+    excess
+        Variance that shared (1/f) noise adds to the sum.
     """
 
     name: str
@@ -40,13 +53,15 @@ class BoundWhiteLight:
     spectrum: np.ndarray
     wavelength_range: tuple[float, float]
     max_lost: float
+    excess: float = 0.0
     skipped: str = ""
 
     def push(self, block: Measurement) -> list[Measurement]:
         """Add the white-light columns to a block of spectra."""
         chosen = self.columns
-        flux = block.spectra["flux"][:, 0, chosen]
-        error = block.spectra["flux_err"][:, 0, chosen]
+        flux = _columns(block.spectra["flux"], chosen)
+        # the columns' own errors: what they share enters once, for their sum
+        error = _columns(block.spectra.pop("own_err"), chosen)
         weight = self.spectrum[chosen]
         there = np.isfinite(flux) & np.isfinite(error)
         whole = weight.sum()
@@ -58,16 +73,16 @@ class BoundWhiteLight:
         # summed in float64 over a fixed number of columns: independent of how the block was cut
         white = np.where(there, flux, 0.0).sum(axis=1) * fill
         variance = np.where(there, error**2, 0.0).sum(axis=1) * fill**2
-        lost = np.where(there, block.spectra["lost"][:, 0, chosen], 1.0)
-        ground = block.spectra["background"][:, 0, chosen]
-        ground_error = block.spectra["background_err"][:, 0, chosen]
+        lost = np.where(there, _columns(block.spectra["lost"], chosen), 1.0)
+        ground = _columns(block.spectra["background"], chosen)
+        ground_error = _columns(block.spectra["background_err"], chosen)
         known = np.isfinite(ground) & np.isfinite(ground_error)
         number = np.maximum(known.sum(axis=1), 1)
         counts = block.spectra.pop("counts")[:, 0, chosen].sum(axis=1)
         block.spectra.pop("lost")
         columns = {
             "flux": white,
-            "flux_err": np.sqrt(variance),
+            "flux_err": np.sqrt(variance + self.excess),
             "background": np.where(known, ground, 0.0).sum(axis=1) / number,
             "background_err": np.sqrt(np.where(known, ground_error**2, 0.0).sum(axis=1)) / number,
             "n_jump": counts[:, 0],
@@ -111,7 +126,7 @@ class WhiteLight(Operator):
     @property
     def coupling(self) -> Coupling:
         """The scout's spectrum chooses the columns and fills lost ones."""
-        return Template(("spectrum", "spectrum_error", "columns_wavelength"))
+        return Template(("spectrum", "spectrum_error", "columns_wavelength", "sum_weights", "column_covariance"))
 
     def bind(self, binding: Binding) -> BoundWhiteLight:
         """Choose the columns."""
@@ -138,6 +153,7 @@ class WhiteLight(Operator):
                 )
             )
         limits = wavelength[chosen]
+        weights = np.asarray(binding.templates["sum_weights"], np.float64)
         return BoundWhiteLight(
             name=self.name,
             pixeldq=binding.dq_plane,
@@ -145,4 +161,5 @@ class WhiteLight(Operator):
             spectrum=np.where(chosen, np.clip(spectrum, 0.0, None), 0.0),
             wavelength_range=(float(limits.min()), float(limits.max())),
             max_lost=self.max_lost,
+            excess=excess_variance(weights * chosen, np.asarray(binding.templates["column_covariance"])),
         )

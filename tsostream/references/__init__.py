@@ -2,8 +2,8 @@
 
 ::
 
-    --override, --refs DIR ─► find_references ─► Selection ─► load_references ─► Reference per type
-                                                    └─► judge_missing: errors, steps SKIPPED
+    --override, --refs, lock, config, CRDS ─► find_references ─► Selection ─► load_references ─► Reference
+                                                                    └─► judge_missing: error, steps SKIPPED
 
 Everything is checked and loaded once per exposure, before the first integration, and read-only from then on.
 """
@@ -17,11 +17,12 @@ from tsostream.references.catalog import (
 )
 from tsostream.references.loading import LoadedReferences, load_reference, load_references
 from tsostream.references.required import MissingReferences, is_required, judge_missing, missing_problem
-from tsostream.references.selection import Selection, find_references, parse_overrides
+from tsostream.references.selection import CrdsWish, Selection, find_references, parse_overrides
 
 __all__ = [
     "REFERENCE_TYPES",
     "ArraySpec",
+    "CrdsWish",
     "LoadedReferences",
     "MissingReferences",
     "ReferenceType",

@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,16 @@ from typing import Any, Final, Protocol
 
 from tsostream.errors import Problem, ReferenceMismatchError
 
-__all__ = ["Answer", "Progress", "Trouble", "ask_crds", "crds_is_configured", "crds_version", "fetch_files"]
+__all__ = [
+    "SERVER",
+    "Answer",
+    "Progress",
+    "Trouble",
+    "ask_crds",
+    "cached_path",
+    "crds_is_configured",
+    "crds_version",
+]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +117,7 @@ def crds_version() -> str:
 _seen_environment: dict[str, str] = {}
 
 
-def _crds() -> Any:
+def import_crds() -> Any:
     """Import crds (a second; only when it is needed), and make it see the environment as it is now.
 
     The package reads its variables once and caches what it found, which surprises everybody who sets
@@ -152,7 +161,7 @@ def _import_jwst_rules() -> None:
 
 
 @contextlib.contextmanager
-def _failing_aloud(what: str) -> Iterator[None]:
+def failing_aloud(what: str) -> Iterator[None]:
     """Turn whatever crds raises, SystemExit included, into a `ReferenceMismatchError` of one line."""
     try:
         yield
@@ -170,25 +179,29 @@ def _context(requested: str | None, notes: list[Problem]) -> str | Trouble:
         return wish.lower()
     if re.fullmatch(r"\d+", wish):
         return f"jwst_{int(wish):04d}.pmap"
-    crds = _crds()
+    crds = import_crds()
     try:
-        with _failing_aloud("no context"):
+        with failing_aloud("no context"):
             name = str(crds.get_context_name("jwst", wish or None))
             reached = bool(crds.core.heavy_client.get_config_info("jwst").connected)
     except ReferenceMismatchError as error:
         log.debug("%s", error)
         if wish:
-            return Trouble(f"the CRDS context {wish!r} is unknown here; name a rules file such as jwst_1364.pmap")
+            return Trouble(
+                f"the CRDS context {wish!r} is unknown here; name a rules file such as jwst_1364.pmap"
+            )
         if server_url():
-            return Trouble(f"the CRDS server {server_url()} could not be reached, and the cache {_cache()} does not know a context")
-        return Trouble(f"the CRDS cache {_cache()} does not know a context, and no server is named (CRDS_SERVER_URL={SERVER})")
+            why = f"the CRDS server {server_url()} could not be reached, and the cache {cache_place()}"
+            return Trouble(f"{why} does not know a context")
+        why = f"the CRDS cache {cache_place()} does not know a context"
+        return Trouble(f"{why}, and no server is named (CRDS_SERVER_URL={SERVER})")
     if server_url() and not reached:
         what = f"the CRDS server {server_url()} could not be reached; the context {name} is the cache's last"
         notes.append(Problem(what, "", "pin one with --crds-context to be sure", "crds_offline"))
     return name
 
 
-def _cache() -> str:
+def cache_place() -> str:
     return os.environ.get("CRDS_PATH") or os.environ.get("CRDS_PATH_SINGLE") or _CENTRAL_STORE
 
 
@@ -215,9 +228,9 @@ def ask_crds(
     name = _context(context, notes)
     if isinstance(name, Trouble):
         return name
-    crds = _crds()
+    crds = import_crds()
     try:
-        with _failing_aloud(f"the CRDS rules {name}"):
+        with failing_aloud(f"the CRDS rules {name}"):
             found = _best(crds, name, parameters, types)
     except ReferenceMismatchError as error:
         return Trouble(str(error))
@@ -226,13 +239,17 @@ def ask_crds(
     files, absent = found
     cached = {}
     for kind, file in files.items():
-        path = _locate(crds, file, parameters)
+        path = locate(crds, file, parameters)
         if path is not None and path.is_file():
             cached[kind] = path
     for kind, file in files.items():
         if file in _bad_files():
             what = f"CRDS marks {file} as scientifically invalid; used all the same, as {name} asks for it"
-            notes.append(Problem(what, "", f"choose another {kind} with --override, or a newer context", "bad_reference"))
+            notes.append(
+                Problem(
+                    what, "", f"choose another {kind} with --override, or a newer context", "bad_reference"
+                )
+            )
     return Answer(name, files, cached, absent, tuple(notes))
 
 
@@ -282,19 +299,20 @@ def _best(
 def _fetch_rules(context: str) -> Trouble | None:
     """Download the rules of a context."""
     if not server_url():
-        return Trouble(f"the rules {context} are not complete in the CRDS cache {_cache()}, and no server is named (CRDS_SERVER_URL={SERVER})")
+        why = f"the rules {context} are not complete in the CRDS cache {cache_place()}"
+        return Trouble(f"{why}, and no server is named (CRDS_SERVER_URL={SERVER})")
     from crds.client import api
 
-    log.info("downloading the CRDS rules %s into %s", context, _cache())
+    log.info("downloading the CRDS rules %s into %s", context, cache_place())
     try:
-        with _failing_aloud(f"the rules {context} cannot be downloaded from {server_url()}"):
+        with failing_aloud(f"the rules {context} cannot be downloaded from {server_url()}"):
             api.dump_mappings(context)
     except ReferenceMismatchError as error:
-        return Trouble(f"{error} (and they are not in the cache {_cache()})")
+        return Trouble(f"{error} (and they are not in the cache {cache_place()})")
     return None
 
 
-def _locate(crds: Any, file: str, parameters: Mapping[str, Any]) -> Path | None:
+def locate(crds: Any, file: str, parameters: Mapping[str, Any]) -> Path | None:
     """Find the place of a file in the cache; crds knows its two layouts."""
     try:
         return Path(crds.locate_file(file, "jwst", parameters=dict(parameters)))
@@ -313,80 +331,14 @@ def _bad_files() -> frozenset[str]:
         return frozenset()
 
 
-def fetch_files(
-    answer: Answer, parameters: Mapping[str, Any], *, types: Sequence[str] | None = None, progress: Progress | None = None
-) -> Answer:
-    """Download what the cache does not hold, with crds's own downloader, and check its sha1.
-
-    Parameters
-    ----------
-    answer
-        From `ask_crds`.
-    parameters
-        The same as there; they decide the folder in the cache.
-    types
-        Only these; default all that are wanting.
-    progress
-        Told after every piece.
-
-    Returns
-    -------
-    Answer
-        With the new files among ``cached``.
-
-    Raises
-    ------
-    ReferenceMismatchError
-        One problem that names every file that is not there in the end, and why.
-    """
-    wanting = {kind: file for kind, file in answer.wanting.items() if types is None or kind in types}
-    if not wanting:
-        return answer
-    names = sorted(set(wanting.values()))
-    if not server_url():
-        why = f"no CRDS server is named (CRDS_SERVER_URL={SERVER})"
-        raise ReferenceMismatchError(_not_there(wanting, answer.context, why))
-    crds = _crds()
-    why = ""
+def cached_path(file: str) -> Path | None:
+    """Find a file in the CRDS cache by name; None when it is not there (or crds is not installed)."""
     try:
-        with _failing_aloud(server_url()):
-            _downloader(progress)(answer.context, raise_exceptions=True, parameters=dict(parameters)).get_local_files(names)
-    except ReferenceMismatchError as error:
-        why = str(error)
-    cached = dict(answer.cached)
-    for kind, file in wanting.items():
-        path = _locate(crds, file, parameters)
-        if path is not None and path.is_file():
-            cached[kind] = path
-    lost = {kind: file for kind, file in wanting.items() if kind not in cached}
-    if lost:
-        raise ReferenceMismatchError(_not_there(lost, answer.context, why or "the download left no file"))
-    return Answer(answer.context, answer.files, cached, answer.absent, answer.notes)
+        import_crds()
+    except ImportError:
+        return None
+    from crds.core import config
 
-
-def _not_there(wanting: Mapping[str, str], context: str, why: str) -> Problem:
-    files = ", ".join(f"{file} ({kind})" for kind, file in wanting.items())
-    return Problem(
-        f"{context} asks for {files}, which the CRDS cache {_cache()} does not hold and which cannot be downloaded: {why}",
-        "",
-        f"connect and set CRDS_SERVER_URL={SERVER}, or copy the files and give --refs DIR or --override TYPE=FILE",
-        "missing_reference",
-    )
-
-
-def _downloader(progress: Progress | None) -> Callable[..., Any]:
-    """Give crds's downloader (retries, lock, sha1, atomic rename), telling how far it is."""
-    from crds.client import api
-
-    class Counting(api.FileCacher):
-        def get_data_http(self, filename: str) -> Iterator[bytes]:
-            done, size = 0, self.catalog_file_size(filename)
-            if progress is not None:
-                progress(filename, 0, size)
-            for piece in super().get_data_http(filename):
-                done += len(piece)
-                if progress is not None:
-                    progress(filename, done, size)
-                yield piece
-
-    return Counting
+    folder = Path(config.get_crds_refpath("jwst"))
+    places = [folder / file, *(folder / name / file for name in ("miri", "nircam", "niriss", "nirspec"))]
+    return next((path for path in places if path.is_file()), None)

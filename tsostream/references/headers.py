@@ -15,7 +15,15 @@ from astropy.utils.exceptions import AstropyWarning
 
 from tsostream.integration.exposure_info import ExposureInfo
 
-__all__ = ["SELECTORS", "disagreement", "is_wild", "read_keywords", "same_value"]
+__all__ = [
+    "SELECTORS",
+    "disagreement",
+    "is_wild",
+    "meta_keywords",
+    "read_asdf_tree",
+    "read_keywords",
+    "same_value",
+]
 
 #: keyword -> (the pattern keyword that overrules it, the attribute of `ExposureInfo`)
 SELECTORS: dict[str, tuple[str, str]] = {
@@ -74,7 +82,7 @@ def read_keywords(path: Path) -> dict[str, Any]:
     if name.endswith(".json"):
         return _json_keywords(path)
     if name.endswith(".asdf"):
-        return _asdf_keywords(path)
+        return meta_keywords(read_asdf_tree(path))
     return _fits_keywords(path)
 
 
@@ -118,11 +126,17 @@ def _json_keywords(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {}
     flat = {str(key).upper(): value for key, value in tree.items() if isinstance(value, str | int | float)}
-    return _meta_keywords(tree) | flat
+    return meta_keywords(tree) | flat
 
 
-def _asdf_keywords(path: Path) -> dict[str, Any]:
-    """Read the YAML tree in front of an ASDF file; its binary blocks and its tags are not needed for this."""
+def read_asdf_tree(path: Path) -> dict[str, Any]:
+    """Read the YAML tree in front of an ASDF file as plain values, without its binary blocks and tags.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the file cannot be read, or is not ASDF.
+    """
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
@@ -146,7 +160,7 @@ def _asdf_keywords(path: Path) -> dict[str, Any]:
         tree = yaml.load(text, Loader=PlainLoader)  # a SafeLoader that ignores tags
     except yaml.YAMLError as exc:
         raise ValueError(f"its tree is not YAML ({exc})") from exc
-    return _meta_keywords(tree) if isinstance(tree, dict) else {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _tree_lines(stream: IO[bytes]) -> Iterator[bytes]:
@@ -162,8 +176,8 @@ def _tree_lines(stream: IO[bytes]) -> Iterator[bytes]:
             return
 
 
-def _meta_keywords(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate ``meta.instrument.name`` and the like to keywords."""
+def meta_keywords(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate ``meta.instrument.name`` and the like to keywords; what is not there is left out."""
     values: dict[str, Any] = {}
     for keyword, parts in _ASDF_PATHS.items():
         node: Any = tree

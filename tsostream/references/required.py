@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tsostream.errors import Problem
 from tsostream.references.catalog import reference_type
+from tsostream.references.crds_client import SERVER
 from tsostream.references.selection import Selection
 
 __all__ = ["MissingReferences", "is_required", "judge_missing", "missing_problem"]
@@ -25,7 +26,7 @@ class MissingReferences:
     Parameters
     ----------
     errors
-        References a run cannot do without.
+        References a run cannot do without: one problem that names them all, or none.
     skipped
         Step -> the note that it is SKIPPED.
     """
@@ -75,7 +76,10 @@ def missing_problem(
     """
     name = reference_type(reftype).name
     seen = f" ({'; '.join(rejected)})" if rejected else ""
-    ways = f"put a file with REFTYPE {name.upper()} into --refs DIR or give --override {name}=FILE"
+    ways = (
+        f"put a file with REFTYPE {name.upper()} into --refs DIR, give --override {name}=FILE, "
+        "or let CRDS choose (set CRDS_PATH and CRDS_SERVER_URL)"
+    )
     if not is_required(name, instrument):
         what = f"no {name} reference was found{seen}: the step {step} is SKIPPED"
         return Problem(what, "", f"to run it, {ways}", "step_skipped")
@@ -89,7 +93,7 @@ def missing_problem(
 def judge_missing(
     selection: Selection, steps: Mapping[str, Sequence[str]], instrument: str
 ) -> MissingReferences:
-    """Sort what is missing into errors and steps that are SKIPPED, each said once.
+    """Sort what is missing into one error and steps that are SKIPPED.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ def judge_missing(
     instrument
         INSTRUME.
     """
-    errors: dict[str, Problem] = {}
+    lacking: dict[str, list[str]] = {}
     skipped: dict[str, Problem] = {}
     for step, names in steps.items():
         for reftype in names:
@@ -110,7 +114,34 @@ def judge_missing(
             rejected = selection.missing[name]
             problem = missing_problem(name, step, instrument=instrument, rejected=rejected)
             if problem.code == "missing_reference":
-                errors.setdefault(name, problem)
+                lacking.setdefault(name, []).append(step)
             else:
                 skipped.setdefault(step, problem)
-    return MissingReferences(tuple(errors.values()), skipped)
+    if not lacking:
+        return MissingReferences((), skipped)
+    if len(lacking) == 1:
+        name, wanting = next(iter(lacking.items()))
+        problem = missing_problem(name, wanting[0], instrument=instrument, rejected=selection.missing[name])
+        what = f"{problem.what}; {selection.trouble}" if selection.trouble else problem.what
+        return MissingReferences((replace(problem, what=what),), skipped)
+    return MissingReferences((_all_missing(lacking, selection),), skipped)
+
+
+def _all_missing(lacking: Mapping[str, Sequence[str]], selection: Selection) -> Problem:
+    """Put everything that is missing into one problem: which, for which steps, three ways to go on."""
+    lines = []
+    for name, steps in lacking.items():
+        rejected = selection.missing[name]
+        seen = f" ({'; '.join(rejected)})" if rejected else ""
+        lines.append(f"{name} for {' and '.join(steps)}{seen}")
+    what = f"{len(lacking)} reference files are missing: {', '.join(lines)}"
+    if selection.trouble:
+        what += f"; {selection.trouble}"
+    optional = [step for steps in lacking.values() for step in steps if step not in _INDISPENSABLE]
+    leave_out = f"; or leave steps out, as in --skip-step {optional[0]}" if optional else ""
+    todo = (
+        f"supply them in one of three ways: from CRDS (set CRDS_PATH to a cache, and "
+        f"CRDS_SERVER_URL={SERVER} to download what it lacks), as a directory (--refs DIR), or one by one "
+        f"(--override TYPE=FILE){leave_out}"
+    )
+    return Problem(what, "", todo, "missing_reference")

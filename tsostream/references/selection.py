@@ -1,8 +1,11 @@
 """Decides which file is used for each reference type.
 
-Two sources so far, the first one wins: files named one by one (``--override type=FILE``) and a directory of
-references (``--refs DIR``). Each source fills ``Selection.paths`` for the types that are still open, so a
-further one (a lock file, a configuration, CRDS) is one more function called after these.
+Each source fills the types that the ones before it left open::
+
+    --override type=FILE  >  --refs DIR  >  lock  >  references: of the configuration  >  CRDS
+
+A lock names *all* references of a run: with one, nothing is chosen from a directory, a configuration or CRDS
+(where ``--refs DIR`` then helps is in finding the locked files, see `tsostream.run.lock`).
 """
 
 from __future__ import annotations
@@ -15,14 +18,42 @@ from typing import Any, Literal
 from tsostream.errors import ConfigError, Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.references.catalog import REFERENCE_TYPES, canonical_name, reference_type, unknown_type
+from tsostream.references.crds_client import (
+    Answer,
+    Progress,
+    Trouble,
+    ask_crds,
+    crds_is_configured,
+)
+from tsostream.references.crds_fetch import fetch_files
+from tsostream.references.crds_parameters import crds_parameters
 from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import SELECTORS, disagreement, is_wild, read_keywords
 
-__all__ = ["Selection", "Source", "find_references", "parse_overrides"]
+__all__ = ["CrdsWish", "Selection", "Source", "find_references", "parse_overrides"]
 
-Source = Literal["override", "refs"]
+Source = Literal["override", "refs", "lock", "config", "crds"]
 
 _SUFFIXES = (".fits", ".fits.gz", ".asdf", ".json")
+
+
+@dataclass(frozen=True)
+class CrdsWish:
+    """How CRDS shall be asked for what no other source has.
+
+    Parameters
+    ----------
+    context
+        Rules to use; None for CRDS_CONTEXT or the latest.
+    fetch
+        Whether files that the cache does not hold are downloaded, now.
+    progress
+        Told how the downloads get on.
+    """
+
+    context: str | None = None
+    fetch: bool = True
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +70,26 @@ class Selection:
         What is odd but no reason to stop.
     missing
         Reference types nothing was found for -> the files of that type that do not fit, and why.
+    context
+        The rules of CRDS that were applied; empty when CRDS was not asked or could not answer.
+    trouble
+        Why CRDS could not be asked; empty when it was, or need not be.
+    not_cached
+        Reference type -> file that CRDS recommends and its cache does not hold (with ``fetch=False``).
     """
 
     paths: dict[str, Path]
     source: dict[str, Source]
     notes: tuple[Problem, ...] = ()
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    context: str = ""
+    trouble: str = ""
+    not_cached: dict[str, str] = field(default_factory=dict)
+
+    def label(self, name: str) -> str:
+        """Say where a file came from, for people: the source, and for CRDS the rules."""
+        source = self.source[name]
+        return f"CRDS {self.context}" if source == "crds" else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +139,12 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Path]:
 def find_references(
     info: ExposureInfo,
     *,
+    wanted: Sequence[str],
     refs_dir: Path | None = None,
     overrides: Mapping[str, Path] | None = None,
-    wanted: Sequence[str],
+    lock: Mapping[str, Path] | None = None,
+    config: Mapping[str, Path] | None = None,
+    crds: CrdsWish | None = None,
 ) -> Selection:
     """Choose the file for each reference type that is wanted.
 
@@ -104,12 +152,19 @@ def find_references(
     ----------
     info
         The exposure.
+    wanted
+        Reference types, canonical names or aliases.
     refs_dir
         Directory with references; its subdirectories are not looked at.
     overrides
         Reference type -> file; they win over everything.
-    wanted
-        Reference types, canonical names or aliases.
+    lock
+        Reference type -> file of a lock. When it is given, only overrides stand beside it.
+    config
+        Reference type -> file of the configuration's ``references:`` section.
+    crds
+        How to ask CRDS for the rest; None not to ask. Without a cache, server or context in the environment
+        it is not asked either.
 
     Returns
     -------
@@ -120,44 +175,117 @@ def find_references(
     ------
     ReferenceMismatchError
         With every override that does not exist, a `refs_dir` that is no directory, every type that two files
-        fit.
+        fit, and every file that cannot be downloaded.
     """
     names = list(dict.fromkeys(reference_type(name).name for name in wanted))
     chosen: dict[str, Path] = {}
     source: dict[str, Source] = {}
     notes: list[Problem] = []
     problems: list[Problem] = []
-    for name, path in (overrides or {}).items():
-        reftype = reference_type(name).name
-        if not Path(path).is_file():
-            what = f"the {reftype} override {'is no file' if Path(path).exists() else 'does not exist'}"
-            problems.append(Problem(what, str(path), "correct the path", "missing_file"))
-        elif reftype not in names:
-            what = f"the {reftype} override is not used: no step of this run wants it"
-            notes.append(Problem(what, str(path), "", "unused_override"))
-        else:
-            chosen[reftype], source[reftype] = Path(path), "override"
     rejected: dict[str, list[str]] = {}
-    still_open = [name for name in names if name not in chosen]
-    if refs_dir is not None:
-        refs_dir = Path(refs_dir)
-        if not refs_dir.is_dir():
-            what = "--refs is no directory" if refs_dir.exists() else "the --refs directory does not exist"
-            problems.append(Problem(what, str(refs_dir), "give a directory of reference files", "refs_dir"))
-        else:
-            found, rejected = _scan(refs_dir, still_open, info, notes)
-            for reftype, candidates in found.items():
-                best = _best(reftype, candidates, info, problems)
-                if best is not None:
-                    chosen[reftype], source[reftype] = best, "refs"
+
+    def still_open() -> list[str]:
+        return [name for name in names if name not in chosen]
+
+    _take_named(overrides or {}, "override", names, chosen, source, notes, problems)
+    if lock is not None:
+        _take_named(lock, "lock", names, chosen, source, notes, problems)
+    else:
+        if refs_dir is not None:
+            _take_directory(Path(refs_dir), info, still_open(), chosen, source, rejected, notes, problems)
+        _take_named(config or {}, "config", names, chosen, source, notes, problems)
     if problems:
         raise ReferenceMismatchError(problems)
+    context = trouble = ""
+    not_cached: dict[str, str] = {}
+    if crds is not None and lock is None and still_open():
+        answer = _ask_crds(crds, info, still_open())
+        if isinstance(answer, Trouble):
+            trouble = answer.why
+            if crds_is_configured(crds.context):
+                notes.append(Problem(f"CRDS could not be asked: {trouble}", "", "", "crds"))
+        else:
+            context, not_cached = answer.context, answer.wanting
+            notes += answer.notes
+            chosen |= answer.cached
+            source |= dict.fromkeys(answer.cached, "crds")
+            for name, reason in answer.absent.items():
+                rejected.setdefault(name, []).append(reason)
+            for name, file in not_cached.items():
+                reason = (
+                    f"{context} asks for {file}, which is not in the cache yet: process or refs fetch gets it"
+                )
+                rejected.setdefault(name, []).append(reason)
     return Selection(
         paths={name: chosen[name] for name in names if name in chosen},
         source={name: source[name] for name in names if name in source},
         notes=tuple(notes),
-        missing={name: tuple(rejected.get(name, ())) for name in names if name not in chosen},
+        missing={name: tuple(rejected.get(name, ())) for name in still_open()},
+        context=context,
+        trouble=trouble,
+        not_cached=not_cached,
     )
+
+
+def _take_named(
+    files: Mapping[str, Path],
+    what: Source,
+    names: Sequence[str],
+    chosen: dict[str, Path],
+    source: dict[str, Source],
+    notes: list[Problem],
+    problems: list[Problem],
+) -> None:
+    """Take files that were named one by one; a file that was named must be there."""
+    shown = {"override": "override", "config": "reference of the configuration", "lock": "locked reference"}[
+        what
+    ]
+    for name, path in files.items():
+        reftype = reference_type(name).name
+        if not Path(path).is_file():
+            lack = f"the {reftype} {shown} {'is no file' if Path(path).exists() else 'does not exist'}"
+            problems.append(Problem(lack, str(path), "correct the path", "missing_file"))
+        elif reftype in names and reftype not in chosen:
+            chosen[reftype], source[reftype] = Path(path), what
+        elif reftype not in names and what == "override":
+            lack = f"the {reftype} override is not used: no step of this run wants it"
+            notes.append(Problem(lack, str(path), "", "unused_override"))
+
+
+def _take_directory(
+    refs_dir: Path,
+    info: ExposureInfo,
+    names: Sequence[str],
+    chosen: dict[str, Path],
+    source: dict[str, Source],
+    rejected: dict[str, list[str]],
+    notes: list[Problem],
+    problems: list[Problem],
+) -> None:
+    """Take the files of a directory that suit the exposure."""
+    if not refs_dir.is_dir():
+        what = "--refs is no directory" if refs_dir.exists() else "the --refs directory does not exist"
+        problems.append(Problem(what, str(refs_dir), "give a directory of reference files", "refs_dir"))
+        return
+    found, unfit = _scan(refs_dir, names, info, notes)
+    rejected.update(unfit)
+    for reftype, candidates in found.items():
+        best = _best(reftype, candidates, info, problems)
+        if best is not None:
+            chosen[reftype], source[reftype] = best, "refs"
+
+
+def _ask_crds(wish: CrdsWish, info: ExposureInfo, names: Sequence[str]) -> Answer | Trouble:
+    """Ask CRDS, and download what its cache does not hold."""
+    if not crds_is_configured(wish.context):
+        return Trouble(
+            "CRDS was not asked: neither a cache (CRDS_PATH) nor a server (CRDS_SERVER_URL) is named"
+        )
+    parameters = crds_parameters(info)
+    answer = ask_crds(parameters, names, context=wish.context)
+    if isinstance(answer, Answer) and wish.fetch:
+        return fetch_files(answer, parameters, progress=wish.progress)
+    return answer
 
 
 def _scan(

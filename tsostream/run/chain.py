@@ -7,6 +7,7 @@ chain holds no state between blocks, so blocks may be worked on side by side; ea
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,13 +66,17 @@ class RateChain:
         Static DQ plane after all steps.
     plan
         Tile size.
+    seconds
+        Step -> worker time spent in it [s].
     """
 
     info: ExposureInfo
     steps: tuple[BoundRampStep, ...]
     pixeldq: np.ndarray
     plan: TilePlan
+    seconds: dict[str, float] = field(default_factory=dict)
     _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
+    _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
     def rates(self, raw: Raw) -> Iterator[Rate]:
@@ -116,6 +121,8 @@ class RateChain:
         words = raw.arrays["SCI"]
         rate = space.slopes(self.info, raw)
         passes = [decode_pass, *(one for step in self.steps for one in step.passes)]
+        names = ["decode", *(step.name for step in self.steps for _ in step.passes)]
+        spent = [0.0] * len(passes)
         for start in range(0, raw.count, self.plan.integrations):
             stop = min(start + self.plan.integrations, raw.count)
             part = slice(start, stop)
@@ -131,7 +138,10 @@ class RateChain:
                 ),
                 scratch={name: array[:n] for name, array in space.scratch.items()},
             )  # fmt: skip
-            run_passes(tile, passes, self.info.ny, self.plan.rows)
+            run_passes(tile, passes, self.info.ny, self.plan.rows, spent)
+        with self._timing:
+            for name, value in zip(names, spent, strict=True):
+                self.seconds[name] = self.seconds.get(name, 0.0) + value
         return rate
 
     def _borrow(self) -> _Workspace:
@@ -161,6 +171,7 @@ class Chain:
     steps: tuple[BoundStep, ...]
     key: tuple[int, int]
     seconds: dict[str, float] = field(default_factory=dict)
+    _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def measure(self, raw: Raw) -> Measurement:
         """Take a block through all steps.
@@ -179,7 +190,8 @@ class Chain:
         try:
             began = time.perf_counter()
             with self.rates.rates(raw) as rate:
-                self._clock("ramps to slopes" if self.rates.info.is_ramp else "decode", began)
+                if not self.rates.info.is_ramp:
+                    self._clock("decode", began)
                 block: Any = rate
                 for step in self.steps:
                     name, began = step.name, time.perf_counter()
@@ -199,7 +211,12 @@ class Chain:
         return Measurement(raw.first, raw.times, (self.key,), {}, {}, np.zeros(raw.count, bool))
 
     def _clock(self, name: str, began: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        with self._timing:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def step_seconds(self) -> dict[str, float]:
+        """Worker time of every step so far, in processing order [s]."""
+        return {**self.rates.seconds, **self.seconds}
 
 
 def bind_rates(

@@ -1,21 +1,46 @@
-"""Which steps run, with which parameters: mode file < ``--config`` < ``--set`` and ``--skip-step``."""
+"""Which steps run, with which parameters.
+
+The layers, the lowest first; a later one wins, parameter by parameter::
+
+    code defaults
+    pars-*.asdf from CRDS        when a cache or server is configured (--pars none: not)
+    the mode's file in configs/  when no --config is given
+    --pars FILE|DIR              parameter files of the official pipeline
+    --config FILE                below it, what it extends
+    --lock FILE                  instead of all of these
+    --set, --skip-step
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tsostream.errors import ConfigError, Problem
+from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Operator, build_operator
 from tsostream.operators.catalog import IMAGING, MIRI_RAMPS, NIR_RAMPS, OPERATORS, SPECTROSCOPY
+from tsostream.records.metadata import plain_values
+from tsostream.references import CrdsWish
+from tsostream.run.layers import (
+    INDISPENSABLE,
+    Layer,
+    Merged,
+    crds_pars,
+    pars_layers,
+    read_yaml,
+    setting_layer,
+    unknown_step,
+)
 
-__all__ = ["MODE_FILES", "Config", "load_config", "mode_file", "step_order"]
+if TYPE_CHECKING:
+    from tsostream.run.lock import LockEntry
+
+__all__ = ["MODE_FILES", "Config", "load_config", "mode_file", "save_config", "step_order"]
 
 #: EXP_TYPE -> the configuration shipped for it
 MODE_FILES = {
@@ -37,14 +62,26 @@ class Config:
     operators
         Steps that run.
     skipped
-        Names of steps that were asked not to run.
+        Names of steps that do not run: asked not to, or without a reference.
     source
         Where the parameters came from, for the record.
+    left_out
+        The steps behind ``skipped``, with their parameters.
+    references
+        Reference type -> file that the configuration names.
+    origins
+        Step -> parameter -> where its value came from; what is not there is the code's default.
+    notes
+        What is worth telling.
     """
 
     operators: tuple[Operator, ...]
     skipped: tuple[str, ...] = ()
     source: str = "code defaults"
+    left_out: tuple[Operator, ...] = ()
+    references: Mapping[str, Path] = field(default_factory=dict)
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[Problem, ...] = ()
 
     def parameters(self) -> dict[str, dict[str, Any]]:
         """Step -> parameters, as written to the metadata."""
@@ -54,6 +91,17 @@ class Config:
         """Look a step up by name."""
         return next((operator for operator in self.operators if operator.name == name), None)
 
+    def without(self, names: Mapping[str, Any]) -> Config:
+        """Leave out steps that cannot run."""
+        from dataclasses import replace
+
+        return replace(
+            self,
+            operators=tuple(one for one in self.operators if one.name not in names),
+            skipped=(*self.skipped, *names),
+            left_out=(*self.left_out, *(one for one in self.operators if one.name in names)),
+        )
+
 
 def step_order(info: ExposureInfo) -> tuple[str, ...]:
     """Names of all steps that apply to an exposure, in processing order (spec stage 1, section 2)."""
@@ -61,14 +109,24 @@ def step_order(info: ExposureInfo) -> tuple[str, ...]:
     return ramps + (SPECTROSCOPY if info.is_spectroscopy else IMAGING)
 
 
+def shipped_files() -> dict[str, Path]:
+    """Name -> path of the configurations that come with the package."""
+    package = Path(__file__).parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        found = {path.name: path for path in sorted(folder.glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
 def mode_file(exp_type: str) -> Path:
     """Find the configuration shipped for a mode."""
-    package = Path(__file__).parent.parent
     name = MODE_FILES[exp_type]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(Problem(f"the configuration {name} is not installed", todo="install tsostream again, or use --config none"))
+    path = shipped_files().get(name)
+    if path is None:
+        todo = "install tsostream again, or use --config none"
+        raise ConfigError(Problem(f"the configuration {name} is not installed", todo=todo))
+    return path
 
 
 def load_config(
@@ -77,6 +135,9 @@ def load_config(
     config: str | Path | None = None,
     settings: Sequence[str] = (),
     skip_steps: Sequence[str] = (),
+    pars: Sequence[str] | None = None,
+    lock: LockEntry | None = None,
+    crds: CrdsWish | None = None,
 ) -> Config:
     """Put a configuration together.
 
@@ -90,100 +151,176 @@ def load_config(
         ``step.parameter=value`` each, values as in YAML.
     skip_steps
         Steps that shall not run.
+    pars
+        Parameter files of the official pipeline: files, folders, ``crds``, or ``none``. Default: ``crds``,
+        unless `config` is ``"none"``.
+    lock
+        Takes the place of `config` and `pars`.
+    crds
+        How to ask CRDS; None not to.
 
     Raises
     ------
-    ConfigError
-        With every unknown step, unknown parameter and unacceptable value.
+    InputError
+        With every unknown step, unknown parameter and unacceptable value, and every file that cannot be read.
     """
-    order = step_order(info)
-    problems: list[Problem] = []
-    merged: dict[str, dict[str, Any]] = {name: {} for name in order}
-    source = "code defaults"
-    if str(config) != "none":
-        path = Path(config) if config is not None else mode_file(info.exp_type)
-        source = path.name if config is None else str(path)
-        for step, parameters in _read(path).items():
-            if _known(step, str(path), problems) and step in merged:
-                merged[step].update(parameters)
+    merged = Merged(step_order(info))
+    if lock is not None:
+        source = _lay_lock(merged, lock, config, pars)
+    else:
+        source = _lay_files(merged, info, config, pars, crds)
     for text in settings:
-        step, parameter, value = _parse_setting(text, problems)
-        if not step or not _known(step, f"--set {text}", problems):
+        layer = setting_layer(text, merged.problems)
+        step = layer.steps[0][0] if layer else ""
+        if layer is None:
             continue
-        if step in merged:
-            merged[step][parameter] = value
+        if step in OPERATORS and step not in merged.order:
+            what = f"{step} is no step of {info.exp_type} {info.level} exposures"
+            todo = f"the steps are {', '.join(merged.order)}"
+            merged.problems.append(Problem(what, layer.source, todo, "parameter"))
         else:
-            problems.append(
-                Problem(f"{step} is no step of {info.exp_type} {info.level} exposures", f"--set {text}",
-                        f"the steps are {', '.join(order)}", "parameter")
-            )  # fmt: skip
+            merged.lay(layer)
     for step in skip_steps:
-        if _known(step, f"--skip-step {step}", problems) and step in merged:
-            merged[step]["skip"] = True
-    operators = []
-    for name in order:
-        try:
-            operators.append(build_operator(OPERATORS[name], merged[name], where=source))
-        except ConfigError as error:
-            problems += [_blame(problem, name, settings) for problem in error.problems]
-    if problems:
-        raise ConfigError(problems)
-    indispensable = [o.name for o in operators if o.skip and o.name in ("ramp_fit", "extract_1d", "white_light", "tso_photometry")]
-    if indispensable:
-        raise ConfigError(Problem(f"the step {indispensable[0]} cannot be skipped: there would be no rows", code="parameter"))
-    running = tuple(operator for operator in operators if not operator.skip)
-    return Config(running, tuple(operator.name for operator in operators if operator.skip), source)
+        if step not in OPERATORS:
+            merged.problems.append(unknown_step(step, f"--skip-step {step}"))
+        elif step in merged.order:
+            merged.lay(Layer(f"--skip-step {step}", [(step, {"skip": True})]))
+    return _build(merged, source)
 
 
-def _blame(problem: Problem, step: str, settings: Sequence[str]) -> Problem:
-    """Say that a parameter came from the command line, where it did."""
-    for text in settings:
-        name = text.partition("=")[0].strip()
-        parameter = name.removeprefix(f"{step}.")
-        if name != parameter and (f"{parameter!r}" in problem.what or f"{name} " in problem.what):
-            return replace(problem, where=f"--set {text}")
-    return problem
+def _lay_files(
+    merged: Merged,
+    info: ExposureInfo,
+    config: str | Path | None,
+    pars: Sequence[str] | None,
+    crds: CrdsWish | None,
+) -> str:
+    """Lay parameter and configuration files over the code's defaults.
 
-
-def _known(step: str, where: str, problems: list[Problem]) -> bool:
-    if step in OPERATORS:
-        return True
-    near = difflib.get_close_matches(step, OPERATORS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the steps are {', '.join(OPERATORS)}"
-    problems.append(Problem(f"there is no step {step!r}", where, hint, "parameter"))
-    return False
-
-
-def _parse_setting(text: str, problems: list[Problem]) -> tuple[str, str, Any]:
-    name, equals, value = text.partition("=")
-    step, dot, parameter = name.strip().partition(".")
-    if not (equals and dot and step and parameter):
-        problems.append(
-            Problem("expected STEP.PARAMETER=VALUE", f"--set {text}", "write for example --set jump.rejection_threshold=8", "parameter")
-        )  # fmt: skip
-        return "", "", None
-    try:
-        return step, parameter, yaml.safe_load(value)
-    except yaml.YAMLError:
-        problems.append(Problem("the value is not valid YAML", f"--set {text}", "quote it", "parameter"))
-        return "", "", None
-
-
-def _read(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(Problem(f"cannot be read ({error.strerror})", str(path), "give --config a YAML file")) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise ConfigError(Problem(f"is not valid YAML: {line}", str(path))) from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or set(content) - {"mode", "steps"}:
-        raise ConfigError(
-            Problem("expected the keys 'mode' and 'steps'", str(path), "see the files shipped in configs/ for the form")
+    Returns
+    -------
+    str
+        The files, the one that wins first.
+    """
+    bare = str(config) == "none"
+    wish = list(pars) if pars is not None else ([] if bare else ["crds"])
+    if "none" in wish and len(wish) > 1:
+        problem = Problem(
+            "--pars none stands beside others", "--pars none", "give either none or files", "parameter"
         )
-    steps = content.get("steps") or {}
-    if not isinstance(steps, dict) or not all(isinstance(value, dict) or value is None for value in steps.values()):
-        raise ConfigError(Problem("'steps' must map step names to parameters", str(path)))
-    return {str(step): value or {} for step, value in steps.items()}
+        merged.problems.append(problem)
+
+    def shipped(path: Path) -> list[Layer]:
+        return read_yaml(path, {**shipped_files(), "mode": mode_file(info.exp_type)})
+
+    stack: list[Layer] = []
+    for action in (
+        lambda: crds_pars(info, crds, merged.notes) if crds is not None and "crds" in wish else [],
+        lambda: shipped(mode_file(info.exp_type)) if config is None else [],
+        lambda: pars_layers([one for one in wish if one not in ("crds", "none")], info, merged.notes),
+        lambda: [] if config is None or bare else shipped(Path(config).expanduser()),
+    ):
+        try:
+            stack += action()
+        except InputError as error:
+            merged.problems += error.problems
+    for layer in stack:
+        merged.lay(layer)
+        if layer.mode and layer.mode != info.exp_type:
+            what = f"is made for {layer.mode}, the exposure is {info.exp_type}; used all the same"
+            merged.notes.append(Problem(what, layer.source, "", "mode"))
+    own = str(mode_file(info.exp_type)) if config is None else ""
+    names = [Path(layer.source).name if layer.source == own else layer.source for layer in reversed(stack)]
+    return ", over ".join(dict.fromkeys(names)) or "code defaults"
+
+
+def _lay_lock(merged: Merged, lock: LockEntry, config: str | Path | None, pars: Sequence[str] | None) -> str:
+    """Take the parameters of a lock, which are complete; steps it does not know do not run."""
+    source = str(lock.where)
+    steps = {step: {**values, "skip": False} for step, values in lock.steps.items()}
+    skipped = {step: {"skip": True} for step in merged.order if step not in steps}
+    merged.lay(Layer(source, [*steps.items(), *skipped.items()]))
+    new = [step for step in skipped if step not in lock.skipped]
+    if new:
+        what = f"the steps {', '.join(new)} are not in the lock and do not run"
+        merged.notes.append(Problem(what, source, "lock again to use them", "lock"))
+    if (config is not None and str(config) != "none") or pars:
+        what = "the parameters come from the lock; --config and --pars are not used"
+        merged.notes.append(Problem(what, source, "change single ones with --set", "lock"))
+    return source
+
+
+def _build(merged: Merged, source: str) -> Config:
+    """Make the steps, and say everything that is wrong with them at once."""
+    operators = []
+    for name in merged.order:
+        try:
+            operators.append(build_operator(OPERATORS[name], merged.values.get(name, {}), where=source))
+        except ConfigError as error:
+            merged.problems += error.problems
+    if merged.problems:
+        raise ConfigError(list(dict.fromkeys(merged.problems)))
+    needed = [one.name for one in operators if one.skip and one.name in INDISPENSABLE]
+    if needed:
+        where = merged.origins.get(needed[0], {}).get("skip", "")
+        what = f"the step {needed[0]} cannot be skipped: there would be no rows"
+        raise ConfigError(Problem(what, where, "leave it in", code="parameter"))
+    left_out = tuple(one for one in operators if one.skip)
+    return Config(
+        operators=tuple(one for one in operators if not one.skip),
+        skipped=tuple(one.name for one in left_out),
+        source=source,
+        left_out=left_out,
+        references=merged.references,
+        origins=merged.origins,
+        notes=tuple(dict.fromkeys(merged.notes)),
+    )
+
+
+def save_config(config: Config, path: Path, info: ExposureInfo, *, overwrite: bool = False) -> None:
+    """Write the resolved configuration, every parameter of every step, to be used with ``--config``.
+
+    Parameters
+    ----------
+    config
+        From `load_config`.
+    path
+        YAML file to write.
+    info
+        The exposure it was made for.
+    overwrite
+        Replace a file that is there.
+
+    Raises
+    ------
+    OutputExistsError
+        The file exists and ``overwrite`` is not set.
+    """
+    if path.exists() and not overwrite:
+        todo = "choose another --save-config, or give --overwrite to replace it"
+        raise OutputExistsError(Problem("exists already", str(path), todo, "exists"))
+    lines = [
+        f"# Every parameter of {info.instrument} {info.exp_type} {info.level} exposures as they were used;",
+        "# the comment says where a value came from, without one it is the code's default.",
+        f"mode: {info.exp_type}",
+        "steps:",
+    ]
+    running = {one.name for one in config.operators}
+    order = {name: number for number, name in enumerate(step_order(info))}
+    for operator in sorted((*config.operators, *config.left_out), key=lambda one: order.get(one.name, 0)):
+        lines.append(f"  {operator.name}:")
+        for name, value in operator.parameters().items():
+            origin = config.origins.get(operator.name, {}).get(name, "")
+            if name == "skip" and operator.name not in running and not value:
+                value, origin = True, "it had no reference file"
+            lines.append(f"    {name}: {_scalar(value)}" + (f"  # {origin}" if origin else ""))
+    if config.references:
+        lines.append("references:")
+        lines += [f"  {name}: {_scalar(str(file.absolute()))}" for name, file in config.references.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _scalar(value: Any) -> str:
+    """Write a value as YAML on one line."""
+    text = yaml.safe_dump(plain_values(value), default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()

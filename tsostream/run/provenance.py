@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +10,12 @@ import numpy as np
 
 from tsostream.errors import ReadError
 from tsostream.files import TIME_FLAGS
+from tsostream.references.crds_client import crds_version
 from tsostream.run.scout import Scout
 from tsostream.run.setup import Prepared
+from tsostream.run.versions import package_versions
 
 __all__ = ["describe_start", "package_versions", "run_fingerprint"]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of everything that can change a number."""
-    versions = {"python": platform.python_version()}
-    for name in ("tsostream", "numpy", "scipy", "numba", "pyarrow", "astropy", "aiofiles"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _sha256(path: Path) -> str:
@@ -85,13 +74,23 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
         "config": {
             "source": prepared.config.source,
             "steps": prepared.config.parameters(),
+            "order": [operator.name for operator in prepared.config.operators],
             "skipped": prepared.config.skipped,
             "scope": "streaming",
         },
         "references": {
-            name: {"file": r.name, "path": r.path, "sha256": r.sha256, "source": prepared.sources.get(name, "")}
+            name: {
+                "file": r.name,
+                "path": str(Path(r.path).absolute()),
+                "sha256": r.sha256,
+                "source": prepared.sources.get(name, ""),
+            }
             for name, r in prepared.references.items()
         },
+        "crds": {"context": prepared.crds_context, "version": crds_version()},
+        "lock": str(prepared.request.lock or ""),
+        "scout_request": prepared.request.scout,
+        "wavelength_file": _wavelength_file(prepared),
         "scout": {
             "kind": prepared.scout.kind,
             "integrations": scout.numbers,
@@ -104,6 +103,15 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
         "notes": prepared.notes,
         **measured,
     }  # fmt: skip
+
+
+def _wavelength_file(prepared: Prepared) -> dict[str, str] | None:
+    """Describe the file given with ``--wavelengths``, so that a lock can be made from the output alone."""
+    path = prepared.request.wavelengths
+    if path is None or not prepared.exposure.info.is_spectroscopy:
+        return None
+    path = Path(path)
+    return {"file": path.name, "path": str(path.absolute()), "sha256": _sha256(path), "source": "--wavelengths"}
 
 
 def scout_hash(scout: Scout) -> str:

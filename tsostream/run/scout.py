@@ -19,6 +19,7 @@ from tsostream.errors import ConfigError, InputError, Problem
 from tsostream.files import Exposure, read_sync
 from tsostream.integration import dq
 from tsostream.integration.payload import Raw
+from tsostream.operators.aperture.covariance import shared_covariance
 from tsostream.operators.ramp_fit import flux_scale
 from tsostream.operators.sorting import comparators, stack_statistics
 from tsostream.run.chain import RateChain
@@ -28,6 +29,10 @@ __all__ = ["SCOUT_INTEGRATIONS", "Scout", "ScoutPlan", "load_scout", "parse_scou
 SCOUT_INTEGRATIONS = 64
 #: images of the stack never take more than this [bytes]; large frames get fewer of them
 STACK_BYTES = 256 << 20
+#: arrays of a stored scout
+STORED = ("image", "scatter", "variance", "covariance", "numbers")
+#: the covariance is measured on as many images as have this many pixels together
+COVARIANCE_PIXELS = 1 << 22
 #: fewest images a template is made from, whatever memory they take
 FEWEST = 8
 
@@ -63,6 +68,8 @@ class Scout:
         Scatter of one integration about it.
     variance : float32 [y, x]
         Mean of the slopes' own variance.
+    covariance : float64 [2 * lag_y + 1, 2 * lag_x + 1]
+        Covariance of background pixels by their distance (1/f noise), centred.
     count
         Integrations it was made from.
     numbers
@@ -74,13 +81,20 @@ class Scout:
     image: np.ndarray
     scatter: np.ndarray
     variance: np.ndarray
+    covariance: np.ndarray
     count: int
     numbers: tuple[int, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
     def templates(self) -> dict[str, Any]:
         """The products by the names steps ask for."""
-        return {"image": self.image, "scatter": self.scatter, "variance": self.variance, "count": self.count}
+        return {
+            "image": self.image,
+            "scatter": self.scatter,
+            "variance": self.variance,
+            "covariance": self.covariance,
+            "count": self.count,
+        }
 
     def save(self, path: Path) -> None:
         """Store the templates beside the output; equal scouts give equal files."""
@@ -90,6 +104,7 @@ class Scout:
                 image=self.image,
                 scatter=self.scatter,
                 variance=self.variance,
+                covariance=self.covariance,
                 numbers=np.array(self.numbers, np.int64),
             )
 
@@ -104,7 +119,7 @@ def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            parts = {name: content[name] for name in ("image", "scatter", "variance", "numbers")}
+            parts = {name: content[name] for name in STORED}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             Problem(f"is not a stored scout ({error})", str(path), "give a *.scout.npz file of an earlier run", "scout")
@@ -115,7 +130,7 @@ def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
                     "use a scout of the same subarray", "scout")
         )  # fmt: skip
     numbers = tuple(int(number) for number in parts["numbers"])
-    return Scout(parts["image"], parts["scatter"], parts["variance"], len(numbers), numbers, {"file": str(path)})
+    return Scout(**{**parts, "numbers": numbers}, count=len(numbers), facts={"file": str(path)})
 
 
 def parse_scout(text: str) -> ScoutPlan:
@@ -293,7 +308,37 @@ def run_scout(
     # a pixel that is rarely usable has no template
     image[finite * 2 < len(numbers)] = np.nan
     facts = {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
-    return Scout(image, scatter, templates["variance"], len(numbers), tuple(numbers), facts)
+    return Scout(
+        image,
+        scatter,
+        templates["variance"],
+        _covariance(stack, scale, image, templates["variance"], slow_is_x=abs(info.slowaxis) == 1),
+        len(numbers),
+        tuple(numbers),
+        facts,
+    )
+
+
+def _covariance(
+    stack: np.ndarray, scale: np.ndarray, image: np.ndarray, variance: np.ndarray, *, slow_is_x: bool
+) -> np.ndarray:
+    """Measure the noise that background pixels share."""
+    count = int(min(len(stack), max(4, COVARIANCE_PIXELS // image.size)))
+    chosen = np.linspace(0, len(stack) - 1, count).astype(int)
+    # the fainter half of the frame, without pixels that are noisier than the rest or not always there
+    level = np.nanmedian(image)
+    noise = np.nanmedian(np.where(image <= level, variance, np.nan))
+    mask = (image <= level) & (variance < 4 * noise)
+    residuals = np.empty((count, *image.shape), np.float32)
+    for place, index in enumerate(chosen):
+        residuals[place] = stack[index] - image * np.float32(scale[index])
+        mask &= np.isfinite(residuals[place])
+    limit = 6 * np.sqrt(noise)
+    residuals[~(np.abs(residuals) < limit + 6 * np.nan_to_num(np.abs(residuals)).mean())] = 0.0
+    # the template, a median, holds about 1/n of each image's own noise
+    residuals *= np.float32(1.0 / np.sqrt(1.0 - 1.0 / len(stack)) if len(stack) > 1 else 1.0)
+    independent = float(variance[mask].mean()) if mask.any() else 0.0
+    return shared_covariance(residuals, mask, independent=independent, slow_is_x=slow_is_x)
 
 
 def _statistics(

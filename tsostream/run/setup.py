@@ -15,9 +15,11 @@ from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.files import Exposure, find_exposures, open_segment, wavelength_image
 from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
-from tsostream.references import find_references, judge_missing, load_references, parse_overrides
+from tsostream.references import load_references
+from tsostream.references.crds_client import Progress
 from tsostream.run.chain import RateChain, bind_rates
-from tsostream.run.config import Config, load_config
+from tsostream.run.choices import choose
+from tsostream.run.config import Config
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.scout import ScoutPlan, parse_scout
 
@@ -34,10 +36,14 @@ class Request:
         Segment files, a directory, or an association.
     out
         The light curve to write; None to only look (``inspect``).
-    config, settings, skip_steps
+    config, settings, skip_steps, pars
         Parameters, see `tsostream.run.config.load_config`.
     refs_dir, overrides
         References: a directory, and ``type=FILE`` strings.
+    lock
+        Lock file whose references and parameters are used.
+    crds_context, fetch
+        Rules of CRDS, and whether files its cache does not hold are downloaded.
     wavelengths
         File with wavelengths.
     scout
@@ -63,6 +69,10 @@ class Request:
     skip_steps: tuple[str, ...] = ()
     refs_dir: Path | None = None
     overrides: tuple[str, ...] = ()
+    pars: tuple[str, ...] | None = None
+    lock: Path | None = None
+    crds_context: str | None = None
+    fetch: bool = True
     wavelengths: Path | None = None
     scout: str = "auto"
     level: Level | None = None
@@ -89,7 +99,7 @@ class Prepared:
     references
         Loaded references.
     sources
-        Reference type -> ``override`` or ``refs``.
+        Reference type -> ``override``, ``refs``, ``lock``, ``config`` or ``CRDS jwst_….pmap``.
     wavelengths
         Order -> image or table [µm]; empty when none is known.
     wavelength_source
@@ -100,6 +110,8 @@ class Prepared:
         Memory and blocks.
     notes
         What is worth telling once.
+    crds_context
+        Rules of CRDS that chose references; empty when none did.
     """
 
     request: Request
@@ -113,6 +125,7 @@ class Prepared:
     scout: ScoutPlan
     plan: MemoryPlan
     notes: tuple[str, ...] = field(default=())
+    crds_context: str = ""
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
@@ -129,7 +142,7 @@ def output_paths(out: Path, exposures: Sequence[Exposure]) -> list[Path]:
     return [out.with_name(f"{out.stem}.{label}{out.suffix}") for label in labels]
 
 
-def prepare_all(request: Request) -> list[Prepared]:
+def prepare_all(request: Request, *, progress: Progress | None = None) -> list[Prepared]:
     """Find and audit the exposures, and prepare each.
 
     Raises
@@ -146,7 +159,7 @@ def prepare_all(request: Request) -> list[Prepared]:
     prepared, problems, kinds = [], [], set()
     for exposure, out in zip(exposures, outs, strict=True):
         try:
-            prepared.append(prepare(request, exposure, out))
+            prepared.append(prepare(request, exposure, out, progress=progress))
         except InputError as error:
             problems += error.problems
             kinds.add(type(error))
@@ -156,8 +169,10 @@ def prepare_all(request: Request) -> list[Prepared]:
     return prepared
 
 
-def prepare(request: Request, exposure: Exposure, out: Path | None) -> Prepared:
-    """Prepare one exposure.
+def prepare(
+    request: Request, exposure: Exposure, out: Path | None, *, progress: Progress | None = None
+) -> Prepared:
+    """Prepare one exposure; missing reference files are downloaded here, and never later.
 
     Raises
     ------
@@ -177,38 +192,26 @@ def prepare(request: Request, exposure: Exposure, out: Path | None) -> Prepared:
             return None
 
     collect(lambda: _check_output(out, exposure, overwrite=request.overwrite))
-    config: Config | None = collect(
-        lambda: load_config(
-            info, config=request.config, settings=request.settings, skip_steps=request.skip_steps
-        )
-    )
-    overrides = collect(lambda: parse_overrides(request.overrides)) or {}
+    chosen = choose(request, info, problems, fetch=request.fetch, progress=progress)
+    if chosen is not None:
+        request = chosen.request
     scout = collect(lambda: parse_scout(request.scout))
     memory = collect(lambda: parse_bytes(request.max_memory)) if request.max_memory else None
     wavelengths, source = collect(lambda: _wavelengths(request, exposure)) or ({}, "")
-    if config is None or scout is None:
+    if chosen is None or scout is None:
         raise _error(problems)
-    wanted = {o.name: tuple(o.references) for o in config.operators}
-    optional = {name for o in config.operators for name in o.optional_references}
-    names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
-    selection = collect(
-        lambda: find_references(info, refs_dir=request.refs_dir, overrides=overrides, wanted=names)
-    )
-    if selection is None:
-        raise _error(problems)
-    missing = judge_missing(selection, wanted, info.instrument)
+    selection, missing = chosen.selection, chosen.missing
     problems += missing.errors
     loaded = collect(lambda: load_references(selection.paths, info))
     if problems:
         raise _error(problems)
-    running = tuple(o for o in config.operators if o.name not in missing.skipped)
-    config = Config(running, (*config.skipped, *missing.skipped), config.source)
+    config = chosen.config.without(missing.skipped)
     rates = bind_rates(config, info, loaded.references, {})
     workers = request.workers or os.cpu_count() or 1
     plan = make_plan(
         exposure, rates, scout, reference_bytes=loaded.nbytes, workers=workers, max_memory=memory
     )
-    notes = [*exposure.notes, *map(str, selection.notes), *map(str, loaded.notes), *map(str, missing.skipped.values())]
+    notes = [*exposure.notes, *map(str, chosen.notes), *map(str, loaded.notes), *map(str, missing.skipped.values())]
     notes += [f"{step.name} is skipped: {step.skipped}" for step in rates.steps if step.skipped]
     if info.is_spectroscopy and not wavelengths:
         notes.append(
@@ -221,7 +224,8 @@ def prepare(request: Request, exposure: Exposure, out: Path | None) -> Prepared:
         out=out,
         config=config,
         references=loaded.references,
-        sources={name: str(where) for name, where in selection.source.items()},
+        sources=chosen.sources,
+        crds_context=chosen.context,
         wavelengths=wavelengths,
         wavelength_source=source,
         scout=scout,

@@ -22,7 +22,7 @@ import numpy as np
 from tsostream.errors import TsoStreamError
 from tsostream.files import read_blocks
 from tsostream.integration.payload import Measurement
-from tsostream.operators.jit import is_cold
+from tsostream.operators.jit import on_compile
 from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
 from tsostream.run.chain import Chain, RateChain, bind_measurement
 from tsostream.run.provenance import describe_start, run_fingerprint
@@ -36,6 +36,7 @@ __all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "st
 logger = logging.getLogger("tsostream")
 
 MEASURING = ("extract_1d", "tso_photometry")
+COMPILING = "compiling kernels, which takes up to a minute, once for this version and kind of exposure"
 
 
 class Observer(Protocol):
@@ -118,8 +119,6 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
     """
     exposure, plan = prepared.exposure, prepared.plan
-    if is_cold():
-        observer.message("first run of this version: compiling kernels, which takes up to a minute, once")
     began = time.perf_counter()
     if prepared.scout.kind == "file" and prepared.scout.path is not None:
         scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
@@ -177,6 +176,8 @@ def _scout_spectrum(extract: Any, scout: Scout) -> dict[str, Any]:
         "spectrum": measurement.spectra["flux"][0, 0],
         "spectrum_error": measurement.spectra["flux_err"][0, 0],
         "columns_wavelength": extract.wavelength,
+        "sum_weights": extract.sum_weights,
+        "column_covariance": scout.covariance.T if extract.along_y else scout.covariance,
     }
 
 
@@ -245,7 +246,8 @@ async def run_exposure(
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     with ThreadPoolExecutor(prepared.plan.workers, thread_name_prefix="tsostream") as pool:
-        ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
+        with on_compile(lambda: observer.message(COMPILING)):
+            ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
         seconds["scout"] = time.perf_counter() - began
         inputs = [Path(segment.source_path) for segment in prepared.exposure.segments]
         output = Output.create(
@@ -355,7 +357,7 @@ class _Facts:
             "rows_without_flux": self.bad_rows,
             "time_flags_seen": self.flags,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "step_seconds": {name: round(value, 3) for name, value in ready.chain.seconds.items()},
+            "step_seconds": {name: round(value, 3) for name, value in ready.chain.step_seconds().items()},
             "warnings": warnings,
         }
 
@@ -383,7 +385,7 @@ def _log_steps(ready: Ready) -> None:
     for operator in ready.prepared.config.operators:
         shown = ", ".join(f"{name}={value}" for name, value in operator.parameters().items() if name != "skip")
         logger.info("step %s: %s", operator.name, shown or "no parameters")
-    for name, spent in ready.chain.seconds.items():
+    for name, spent in ready.chain.step_seconds().items():
         logger.info("time %s: %.3f s of worker time", name, spent)
 
 

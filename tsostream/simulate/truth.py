@@ -15,17 +15,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tsostream.simulate.integrate import TruthRow
 
-__all__ = ["METADATA_KEY", "TruthWriter"]
+__all__ = ["METADATA_KEY", "TruthWriter", "read_truth"]
 
 #: schema metadata key under which the JSON document stands
 METADATA_KEY = b"tsostream.simulate"
 
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _ROWS_PER_BATCH = 256
+
+
+def read_truth(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Read the columns and the metadata of a truth file."""
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+        columns = {name: np.array(table.column(name)) for name in table.column_names}
+    return columns, json.loads(table.schema.metadata[METADATA_KEY])
 
 
 class TruthWriter:

@@ -1,7 +1,7 @@
 """Random exposures, references and payloads with every pathology, for tests.
 
-All builders are deterministic in the generator they are given. Arrays of references and templates are read-only,
-as the loaders hand them over, so that a step that writes into them fails.
+All builders are deterministic in the generator they are given. Arrays of references and templates are
+read-only, as the loaders hand them over, so that a step that writes into them fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tsostream.integration.payload import Measurement, Ramp, Rate, Times
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, Operator
 from tsostream.references.catalog import REFERENCE_TYPES
+from tsostream.testing.recipes import RECIPES
 
 __all__ = [
     "MODES",
@@ -151,6 +152,8 @@ def make_reference(
     **keywords
         Header keywords; NFRAMES and GROUPGAP default to the exposure's.
     """
+    if reftype in RECIPES:
+        return RECIPES[reftype](info, rng)
     shape = info.frame_shape
     bits = np.zeros(shape, np.uint32)
     base: dict[str, Any] = {"NFRAMES": info.nframes, "GROUPGAP": info.groupgap}
@@ -306,6 +309,12 @@ def make_rate(
     return Rate(first, data, err, poisson, rnoise, bits, make_times(count, first))
 
 
+def _covariance(variance: float) -> np.ndarray:
+    """Covariance of neighbours by their distance, zero at distance zero (float64 [5, 7])."""
+    y, x = np.mgrid[-2:3, -3:4]
+    return np.where(np.hypot(y, x) > 0, 0.01 * variance * np.exp(-np.hypot(y, x)), 0.0)
+
+
 def make_templates(info: ExposureInfo, rng: np.random.Generator, *, share: float = 0.005) -> dict[str, Any]:
     """Make what the scout makes: images, and the spectrum the white light is chosen from.
 
@@ -327,6 +336,7 @@ def make_templates(info: ExposureInfo, rng: np.random.Generator, *, share: float
         "image": _frozen(image.astype(np.float32)),
         "scatter": _frozen(np.sqrt(variance).astype(np.float32)),
         "variance": _frozen(variance.astype(np.float32)),
+        "covariance": _frozen(_covariance(float(np.median(scene)) / time)),
         "count": 64,
     }
     if info.is_spectroscopy:
@@ -336,6 +346,11 @@ def make_templates(info: ExposureInfo, rng: np.random.Generator, *, share: float
         templates["spectrum"] = _frozen(spectrum)
         templates["spectrum_error"] = _frozen(np.sqrt(np.abs(spectrum)))
         templates["columns_wavelength"] = _frozen(np.linspace(0.6, 5.3, length))
+        shape = (length, info.ny * info.nx // length)[::-1]
+        templates["sum_weights"] = _frozen(
+            np.where(np.abs(np.arange(shape[0])[:, None] - 9) < 4, 1.7, -0.5) * np.ones(shape)
+        )
+        templates["column_covariance"] = templates["covariance"]
         templates["wavelength"] = {1: _frozen(np.linspace(0.6, 5.3, length))}
     return templates
 
@@ -372,7 +387,8 @@ def make_measurement(
     values[rng.random(shape) < bad] = np.nan
     spectra = {
         "flux": values,
-        "flux_err": np.sqrt(mean),
+        "flux_err": np.sqrt(1.1 * mean),
+        "own_err": np.sqrt(mean),
         "flux_var_poisson": 0.8 * mean,
         "flux_var_rnoise": 0.2 * mean,
         "flux_var_flat": np.zeros(shape),

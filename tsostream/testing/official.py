@@ -1,7 +1,8 @@
 """Run single steps of the official pipeline; this file is executed by an interpreter that has jwst installed.
 
-``python official.py CASES RESULTS``: ``CASES`` is a pickle of a list of cases (see `tsostream.testing.oracle`), and
-``RESULTS`` will be one of a list of results. Nothing of tsostream is imported here, and no network is used.
+``python official.py CASES RESULTS``: ``CASES`` is a pickle of a list of cases (see
+`tsostream.testing.oracle`), and ``RESULTS`` will be one of a list of results. Nothing of tsostream is
+imported here, and no network is used.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ STEPS = {
     "emicorr": ("jwst.emicorr", "EmiCorrStep"),
     "clean_flicker_noise": ("jwst.clean_flicker_noise", "CleanFlickerNoiseStep"),
 }
+#: step -> keyword of its status, where the two differ
+STATUS = {"dark_current": "dark_sub"}
 #: reference type -> data model
 MODELS = {
     "ipc": "IPCModel",
@@ -111,23 +114,32 @@ def save_reference(reftype: str, content: dict[str, Any], meta: dict[str, Any], 
     from stdatamodels.jwst import datamodels
 
     if reftype == "emicorr":
-        model = datamodels.EmiModel(content["tree"])
+        model = datamodels.EmiModel()
+        for name, value in content["tree"].items():
+            setattr(model, name, value)
+        for name in ("reftype", "author", "description", "pedigree"):
+            setattr(model.meta, name, {"reftype": "emicorr", "pedigree": "GROUND"}.get(name, "test"))
+        model.meta.useafter = "2020-01-01T00:00:00"
         path = folder / "emicorr.asdf"
         model.save(str(path))
         return str(path)
-    model = getattr(datamodels, MODELS[reftype])()
+    model = getattr(datamodels, content.get("model", MODELS[reftype]))()
     for name, array in content.get("arrays", {}).items():
         setattr(model, ATTRIBUTES[name], array)
     for name in ("instrument.name", "instrument.detector"):
         setattr_path(model.meta, name, meta[name])
-    for name in ("xstart", "ystart", "xsize", "ysize"):
-        setattr(model.meta.subarray, name, meta[f"subarray.{name}"])
+    if hasattr(model.meta, "subarray") and reftype != "ipc":
+        for name in ("xstart", "ystart", "xsize", "ysize"):
+            setattr(model.meta.subarray, name, meta[f"subarray.{name}"])
     for name, value in content.get("meta", {}).items():
         setattr_path(model.meta, name, value)
-    if "table" in content:
-        model.rscd_group_skip_table = np.array(
-            [tuple(row) for row in content["table"]], model.get_dtype("rscd_group_skip_table")
-        )
+    if "rows" in content:
+        kind = model.get_dtype("rscd_group_skip_table")
+        table = np.zeros(len(content["rows"]), kind)
+        for number, row in enumerate(content["rows"]):
+            for name, value in zip(("subarray", "readpatt", "group_skip1", "group_skip"), row, strict=True):
+                table[name][number] = value
+        model.rscd_group_skip_table = table
     path = folder / f"{reftype}.fits"
     model.save(str(path))
     return str(path)
@@ -161,7 +173,7 @@ def run_case(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         "data": np.array(result.data),
         "groupdq": np.array(result.groupdq),
         "pixeldq": np.array(result.pixeldq),
-        "status": getattr(result.meta.cal_step, case["step"], None),
+        "status": getattr(result.meta.cal_step, STATUS.get(case["step"], case["step"]), None),
     }
     if case.get("zeroframe") is not None:
         out["zeroframe"] = np.array(result.zeroframe)

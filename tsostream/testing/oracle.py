@@ -1,7 +1,7 @@
 """Compare with the official pipeline, run by another interpreter.
 
-Tests that need it are marked ``oracle`` and skipped unless ``TSOSTREAM_JWST_PYTHON`` names a Python that has jwst
-3.0.0 installed.
+Tests that need it are marked ``oracle`` and skipped unless ``TSOSTREAM_JWST_PYTHON`` names a Python that has
+jwst 3.0.0 installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Case:
     parameters
         Step parameters under their jwst names.
     references
-        Reference type -> ``{"arrays": {extension: array}, "meta": {path: value}, "table": rows}``.
+        Reference type -> ``{"arrays": {extension: array}, "meta": {path: value}, "rows": rows}``.
     first
         INTSTART.
     zeroframe : float32 [integration, y, x]
@@ -66,23 +66,23 @@ class Case:
         """As plain objects, which any interpreter can read."""
         info = self.info
         meta = {
-            "instrument.name": info.instrument, "instrument.detector": info.detector, "exposure.type": info.exp_type,
-            "instrument.filter": info.filter or None, "instrument.grating": info.grating or None,
-            "subarray.name": info.subarray, "subarray.xstart": info.xstart, "subarray.ystart": info.ystart,
-            "subarray.xsize": info.nx, "subarray.ysize": info.ny, "subarray.fastaxis": info.fastaxis,
-            "subarray.slowaxis": info.slowaxis, "exposure.nints": info.nints, "exposure.ngroups": info.ngroups,
-            "exposure.nframes": info.nframes, "exposure.groupgap": info.groupgap,
-            "exposure.noutputs": info.noutputs, "exposure.readpatt": info.readpatt or None,
+            "instrument.name": info.instrument, "instrument.detector": info.detector, "exposure.type":
+            info.exp_type, "instrument.filter": info.filter or None, "instrument.grating": info.grating or
+            None, "subarray.name": info.subarray, "subarray.xstart": info.xstart, "subarray.ystart":
+            info.ystart, "subarray.xsize": info.nx, "subarray.ysize": info.ny, "subarray.fastaxis":
+            info.fastaxis, "subarray.slowaxis": info.slowaxis, "exposure.nints": info.nints,
+            "exposure.ngroups": info.ngroups, "exposure.nframes": info.nframes, "exposure.groupgap":
+            info.groupgap, "exposure.noutputs": info.noutputs, "exposure.readpatt": info.readpatt or None,
             "exposure.frame_time": info.frame_time, "exposure.group_time": info.group_time,
             "exposure.integration_time": info.integration_time, "exposure.frame_divisor": info.frame_divisor,
             "exposure.drop_frames1": 0, "exposure.nsamples": int(info.header.get("NSAMPLES", 1)),
-            "exposure.integration_start": self.first, "exposure.integration_end": self.first + len(self.data) - 1,
-            "exposure.start_time": 60000.0, "visit.tsovisit": info.tsovisit,
+            "exposure.integration_start": self.first, "exposure.integration_end": self.first + len(self.data)
+            - 1, "exposure.start_time": 60000.0, "visit.tsovisit": info.tsovisit,
             "observation.date": "2024-01-01", "observation.time": "00:00:00.0",
         }  # fmt: skip
         return {
-            "step": self.step, "meta": meta, "data": self.data, "groupdq": self.groupdq, "pixeldq": self.pixeldq,
-            "parameters": dict(self.parameters), "references": dict(self.references),
+            "step": self.step, "meta": meta, "data": self.data, "groupdq": self.groupdq, "pixeldq":
+            self.pixeldq, "parameters": dict(self.parameters), "references": dict(self.references),
             "zeroframe": self.zeroframe, "start_mjd": self.start_mjd,
         }  # fmt: skip
 

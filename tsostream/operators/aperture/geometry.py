@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+#: a spectrum is at least this long: several times the length over which the search smooths [px]
+SHORTEST = 16
+
+
 @dataclass(frozen=True)
 class Trace:
     """Where the spectrum lies.
@@ -65,6 +69,16 @@ def _fill(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return value
 
 
+def _no_spectrum() -> InputError:
+    return InputError(
+        Problem(
+            "no spectrum found in the template of the exposure",
+            todo="give its trace: --set extract_1d.trace_coeffs=[c0,c1,...] (pixel across = c0 + c1*pixel along ...)",
+            code="no-trace",
+        )
+    )
+
+
 def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_degree: int = 9) -> Trace:
     """Follow the brightest spectrum through the image.
 
@@ -85,7 +99,7 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
     Raises
     ------
     InputError
-        No column has a source.
+        No source, or one that is no longer than noise is.
     """
     ncross, ndisp = image.shape
     filled = _fill(image, bad)
@@ -95,13 +109,7 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
     peak = smooth.max(axis=0)
     seed = int(np.argmax(ndimage.uniform_filter1d(peak, min(15, ndisp), mode="nearest")))
     if not peak[seed] > 4 * noise:
-        raise InputError(
-            Problem(
-                "no spectrum found in the template of the exposure",
-                todo="give its trace: --set extract_1d.trace_coeffs=[c0,c1,...] (pixel across = c0 + c1*pixel along ...)",
-                code="no-trace",
-            )
-        )
+        raise _no_spectrum()
     ridge = np.full(ndisp, np.nan)
     ridge[seed] = np.argmax(smooth[:, seed])
     for direction in (1, -1):
@@ -120,6 +128,9 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
             else:
                 history.append(guess)
             column += direction
+    # among many columns of noise some stand out, but they do not line up
+    if np.isfinite(ridge).sum() < max(SHORTEST, ndisp // 16):
+        raise _no_spectrum()
     cross = np.arange(ncross)[:, None]
     window = (np.abs(cross - np.where(np.isfinite(ridge), ridge, -1e9)) <= half_width) & (filled > 0)
     flux = np.where(window, filled, 0.0)
@@ -148,7 +159,7 @@ def _fit_trace(centroid: np.ndarray, weight: np.ndarray, max_degree: int) -> Tra
         if best is None or criterion < best[0]:
             best = (criterion, trace)
     if best is None:
-        raise InputError(Problem("no spectrum found in the template of the exposure", code="no-trace"))
+        raise _no_spectrum()
     # outside the columns that have flux a polynomial runs away: hold its ends
     first, last = np.flatnonzero(ok)[[0, -1]]
     centre = best[1].centre.copy()

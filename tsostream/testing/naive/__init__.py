@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tsostream.testing.naive.aperture import measure_columns, solve_system
+from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.jumps import flag_jumps
 from tsostream.testing.naive.ramps import (
     decode_words,
@@ -21,12 +22,18 @@ from tsostream.testing.naive.ramps import (
     subtract_static,
 )
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error, scale_slopes
-from tsostream.testing.naive.statistics import circle_overlap, robust_stack, sort_columns
+from tsostream.testing.naive.statistics import (
+    circle_overlap,
+    middle_value,
+    robust_stack,
+    sort_columns,
+)
 
 __all__ = ["TWINS"]
 
 #: ``module.kernel`` below ``tsostream.operators`` -> the twin that answers for it
 TWINS: dict[str, Callable[..., Any]] = {
+    **CORRECTION_TWINS,
     "decode.decode_samples": decode_words,
     "dq_init.flag_masked": flag_mask,
     "saturation.find_first_saturated": saturate,
@@ -40,12 +47,14 @@ TWINS: dict[str, Callable[..., Any]] = {
     "lastframe.flag_group": flag_last_group,
     "jump._difference": flag_jumps,
     "jump._sorted_median": flag_jumps,
+    "sorting.short_median": middle_value,
     "jump._robust_level": flag_jumps,
     "jump._flag_pixel": flag_jumps,
     "jump.find_jumps": flag_jumps,
     "jump.flag_neighbours": flag_jumps,
     "jump.flag_after_jumps": flag_jumps,
     "ramp_fit.weight_power": fit_all,
+    "ramp_fit.choose_weights": fit_all,
     "ramp_fit._fit_segment": fit_all,
     "ramp_fit._next_segment": fit_all,
     "ramp_fit._fit_flagged": fit_all,

@@ -103,8 +103,9 @@ def measure_columns(
     out["counts"] = np.zeros((n, columns, 4), np.int32)
     out["fit"], out["fit_error"] = np.full((n, 5), np.nan), np.full((n, 5), np.nan)
     for i in range(n):
-        total = poisson[i] + rnoise[i]
-        good = np.isfinite(data[i]) & (total >= 0) & ((bits[i] & dq.DO_NOT_USE) == 0)
+        with np.errstate(invalid="ignore"):
+            total = poisson[i] + rnoise[i]
+            good = np.isfinite(data[i]) & (total >= 0) & ((bits[i] & dq.DO_NOT_USE) == 0)
         for c in range(columns):
             pair = _ground(data[i], total, good, a, c) if a.subtract else (0.0, 0.0)
             out["ground"][i, c], out["ground_variance"][i, c] = pair

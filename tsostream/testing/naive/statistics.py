@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["circle_overlap", "robust_stack", "sort_columns"]
+__all__ = ["circle_overlap", "middle_value", "robust_stack", "sort_columns"]
 
 
 def sort_columns(lanes: np.ndarray) -> np.ndarray:
@@ -13,6 +13,12 @@ def sort_columns(lanes: np.ndarray) -> np.ndarray:
     for x in range(lanes.shape[1]):
         out[:, x] = sorted(lanes[:, x])
     return out
+
+
+def middle_value(values: np.ndarray) -> float:
+    """Median by its definition: as many values lie below as above."""
+    ordered = sorted(float(value) for value in values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def robust_stack(stack: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,163 @@
+"""What a request means for one exposure: steps with parameters, and a file for every reference they want.
+
+`prepare` and `inspect` both ask here, so what is shown is what is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsostream.errors import InputError, Problem
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.references import (
+    CrdsWish,
+    MissingReferences,
+    Selection,
+    find_references,
+    judge_missing,
+    parse_overrides,
+)
+from tsostream.references.crds_client import Progress
+from tsostream.run.config import Config, load_config
+from tsostream.run.lock import Lock, LockEntry, locate
+from tsostream.run.lock_file import read_lock
+from tsostream.run.versions import package_versions
+
+if TYPE_CHECKING:
+    from tsostream.run.setup import Request
+
+__all__ = ["Choices", "choose"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The steps of a run and their references, before anything is loaded.
+
+    Parameters
+    ----------
+    request
+        The request, with what a lock says about scout and wavelengths filled in.
+    config
+        Steps and parameters; steps without a reference are still among them.
+    selection
+        Files.
+    missing
+        What the references that were not found mean.
+    notes
+        What is worth telling.
+    context
+        Rules of CRDS that chose references, now or when the lock was made; empty when none did.
+    """
+
+    request: Request
+    config: Config
+    selection: Selection
+    missing: MissingReferences
+    notes: tuple[Problem, ...] = ()
+    context: str = ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Reference type -> where the file came from, for people and metadata."""
+        return {name: self.selection.label(name) for name in self.selection.source}
+
+
+def choose(
+    request: Request,
+    info: ExposureInfo,
+    problems: list[Problem],
+    *,
+    fetch: bool = True,
+    progress: Progress | None = None,
+) -> Choices | None:
+    """Settle steps, parameters and reference files.
+
+    Parameters
+    ----------
+    request
+        What the user asked for.
+    info
+        The exposure.
+    problems
+        Receives everything that stands against a run; missing references stand in the result.
+    fetch
+        Whether files that CRDS recommends and its cache does not hold are downloaded, now.
+    progress
+        Told how the downloads get on.
+
+    Returns
+    -------
+    Choices or None
+        None when there is no telling which steps run, or with which files.
+    """
+
+    def collect(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except InputError as error:
+            problems.extend(error.problems)
+            return None
+
+    wish = CrdsWish(request.crds_context, fetch, progress)
+    overrides: Mapping[str, Path] | None = collect(lambda: parse_overrides(request.overrides))
+    notes: list[Problem] = []
+    lock: Lock | None = None
+    entry: LockEntry | None = None
+    locked: dict[str, Path] | None = None
+    if request.lock is not None:
+        path = Path(request.lock).expanduser()
+        lock = collect(lambda: read_lock(path))
+        entry = collect(lambda: lock.entry_for(info)) if lock is not None else None
+        if lock is None or entry is None:
+            return None
+        notes += lock.version_notes(package_versions())
+        skip = [*(overrides or {}), *(["wavelengths"] if request.wavelengths is not None else [])]
+        locked = collect(lambda: locate(entry, refs_dir=request.refs_dir, skip=skip))
+    config: Config | None = collect(
+        lambda: load_config(
+            info,
+            config=request.config,
+            settings=request.settings,
+            skip_steps=request.skip_steps,
+            pars=request.pars,
+            lock=entry,
+            crds=wish,
+        )
+    )
+    if config is None or overrides is None or (entry is not None and locked is None):
+        return None
+    wanted = {one.name: tuple(one.references) for one in config.operators}
+    optional = {name for one in config.operators for name in one.optional_references}
+    names = dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)])
+    selection: Selection | None = collect(
+        lambda: find_references(
+            info,
+            wanted=list(names),
+            refs_dir=request.refs_dir,
+            overrides=overrides,
+            lock=None if locked is None else {k: path for k, path in locked.items() if k != "wavelengths"},
+            config=config.references,
+            crds=wish,
+        )
+    )
+    if selection is None:
+        return None
+    if entry is not None and locked is not None:
+        request = _as_locked(request, entry, locked)
+    missing = judge_missing(selection, wanted, info.instrument)
+    told = (*notes, *config.notes, *selection.notes)
+    context = selection.context or (entry.context if entry is not None else "")
+    return Choices(request, config, selection, missing, tuple(dict.fromkeys(told)), context)
+
+
+def _as_locked(request: Request, entry: LockEntry, locked: Mapping[str, Path]) -> Request:
+    """Take scout and wavelengths from the lock, where the command line does not say otherwise."""
+    changes: dict[str, Any] = {}
+    if request.scout == "auto":
+        changes["scout"] = entry.scout
+    if request.wavelengths is None and "wavelengths" in locked:
+        changes["wavelengths"] = locked["wavelengths"]
+    return replace(request, **changes)

@@ -62,7 +62,9 @@ def clone(source: Path, directory: Path, *, ints: int, segments: int = 1) -> lis
         with path.open("wb") as file:
             file.write(_bytes(primary))
             file.write(_bytes(sci))
-            _copy_cycle(source, file, science.offset, science.bytes_per_integration, science.shape[0], before, last)
+            _copy_cycle(
+                source, file, science.offset, science.bytes_per_integration, science.shape[0], before, last
+            )
             _pad(file)
             file.write(_times(template, cadence, before, last))
             if after is not None:

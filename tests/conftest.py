@@ -18,3 +18,12 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("the shared exposures are not here")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_crds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own CRDS cache out of the tests; those that want one make it."""
+    # not all that begin with CRDS_: the package keeps its own defaults there
+    for name in ("PATH", "PATH_SINGLE", "MAPPATH", "REFPATH", "CFGPATH", "SERVER_URL", "CONTEXT"):
+        monkeypatch.delenv(f"CRDS_{name}", raising=False)
+    monkeypatch.setenv("CRDS_DEFAULT_CACHE", str(ROOT / "no-such-crds-cache"))

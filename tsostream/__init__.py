@@ -6,7 +6,7 @@
       files/                   integration/   operators/    records/         sinks/
 
 `process` reduces exposures into a light curve and spectra, `stream` hands out their record batches while they are made,
-`open` reads what was written, finished or not, and `simulate` makes exposures with known truth.
+and `open` reads what was written, finished or not. `tsostream.simulate` makes exposures with known truth.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsostream.run.api import process, stream
-    from tsostream.simulate import simulate
     from tsostream.sinks import open_output as open  # noqa: A004 - tsostream.open reads like the command
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "open", "process", "simulate", "stream"]
+__all__ = ["__version__", "open", "process", "stream"]
 
 #: public name -> (module, name there); imported when first used, so that `import tsostream` costs nothing
 _LAZY = {
     "open": ("tsostream.sinks", "open_output"),
     "process": ("tsostream.run.api", "process"),
-    "simulate": ("tsostream.simulate", "simulate"),
     "stream": ("tsostream.run.api", "stream"),
 }
 

@@ -1,4 +1,4 @@
-"""charge_migration: agrees with its twin and the official step (spec stage 1, section 15). Tolerance: none."""
+"""charge_migration: agrees with its twin and the official step (stage 1, section 15). Tolerance: none."""
 
 from __future__ import annotations
 

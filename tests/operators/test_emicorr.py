@@ -1,4 +1,4 @@
-"""emicorr: agrees with its twin and the official step (spec stage 1, section 5). Tolerance: float32 rounding."""
+"""emicorr: agrees with its twins and the official step (stage 1, section 5). Tolerance: rounding."""
 
 from __future__ import annotations
 

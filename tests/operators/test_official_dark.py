@@ -1,4 +1,4 @@
-"""dark_current against the official step: averaged, extrapolated and numbered darks (spec stage 1, section 14)."""
+"""dark_current against the official step: averaged, extrapolated, numbered darks (stage 1, section 14)."""
 
 from __future__ import annotations
 

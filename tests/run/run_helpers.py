@@ -31,7 +31,9 @@ PLANES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE")
 Simulated = Callable[..., SimulatedExposure]
 
 
-def reduce(exposure: SimulatedExposure, out: Path, inputs: Sequence[Path] | None = None, **options: Any) -> Path:
+def reduce(
+    exposure: SimulatedExposure, out: Path, inputs: Sequence[Path] | None = None, **options: Any
+) -> Path:
     """Process an exposure, or some of its files, with its own references and wavelengths."""
     if "wavelength" in exposure.references:
         options.setdefault("wavelengths", exposure.references["wavelength"])
@@ -117,7 +119,11 @@ def make_rateints(
         primary, times = hdus[0].header.copy(), hdus["INT_TIMES"].copy()
         ramps = hdus["SCI"].data.astype(np.float32)
         sci_header = hdus["SCI"].header
-        keep = {key: sci_header[key] for key in ("DISPAXIS", "SRCTYPE", "XREF_SCI", "YREF_SCI") if key in sci_header}
+        keep = {
+            key: sci_header[key]
+            for key in ("DISPAXIS", "SRCTYPE", "XREF_SCI", "YREF_SCI")
+            if key in sci_header
+        }
     gain = float(np.nanmedian(fits.getdata(exposure.references["gain"])))
     noise = float(np.nanmedian(fits.getdata(exposure.references["readnoise"])))
     seconds = primary["TGROUP"] * (ramps.shape[1] - 1)
@@ -138,7 +144,9 @@ def make_rateints(
     paths, before = [], 0
     for number, last in enumerate(bounds, 1):
         path = directory / source.name.replace("-seg001", f"-seg{number:03d}").replace("uncal", "rateints")
-        primary.update(INTSTART=before + 1, INTEND=last, EXSEGNUM=number, EXSEGTOT=len(bounds), FILENAME=path.name)
+        primary.update(
+            INTSTART=before + 1, INTEND=last, EXSEGNUM=number, EXSEGTOT=len(bounds), FILENAME=path.name
+        )
         hdus = [fits.PrimaryHDU(header=primary)]
         hdus += [fits.ImageHDU(planes[name][before:last], name=name) for name in PLANES]
         hdus[1].header.update({"BUNIT": "DN/s", **keep})

@@ -16,7 +16,9 @@ from tsostream.sinks import journal_path
 
 
 async def _collect(exposure: SimulatedExposure) -> list[tuple[pa.RecordBatch, pa.RecordBatch | None]]:
-    options = {"wavelengths": exposure.references["wavelength"]} if "wavelength" in exposure.references else {}
+    options = (
+        {"wavelengths": exposure.references["wavelength"]} if "wavelength" in exposure.references else {}
+    )
     return [
         (pair.light_curve, pair.spectra)
         async for pair in tsostream.stream(exposure.segments, refs_dir=exposure.directory, **options)
@@ -87,7 +89,9 @@ def test_errors_come_through_a_running_loop(bots: SimulatedExposure, tmp_path: P
 
 def test_a_single_path_and_strings_do(simulated: Simulated, tmp_path: Path) -> None:
     exposure = simulated("NRC_TSIMAGE", ints=20, seed=4)
-    (out,) = tsostream.process(str(exposure.segments[0]), str(tmp_path / "lc.arrow"), refs_dir=str(exposure.directory))
+    (out,) = tsostream.process(
+        str(exposure.segments[0]), str(tmp_path / "lc.arrow"), refs_dir=str(exposure.directory)
+    )
     assert out == tmp_path / "lc.arrow"
     assert len(tsostream.open(str(out))) == 20
     assert not journal_path(out).exists()

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from bench.clones import clone
 from run_helpers import Simulated, bytes_per_integration, differences, reduce, table_differences
 
 import tsostream
+from bench.clones import clone
 from tsostream.simulate import SimulatedExposure
 from tsostream.sinks import Tail, journal_path, read_journal, spectra_path
 
@@ -26,7 +26,9 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def long(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedExposure, list[Path]]:
+def long(
+    simulated: Simulated, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SimulatedExposure, list[Path]]:
     """Six hundred integrations in three files."""
     exposure = simulated("NRS_BRIGHTOBJ", ints=60, seed=8, cosmic_rays=1e-3)
     return exposure, clone(exposure.segments[0], tmp_path_factory.mktemp("long"), ints=INTS, segments=3)

@@ -94,7 +94,9 @@ def test_a_cosmic_ray_in_the_core_moves_nothing_by_more_than_its_error(
         ramps[20, 2:, y, x] += 1000
 
     paths = edited(exposure, tmp_path / "hit", hit)
-    rows = light_curve(reduce(exposure, tmp_path / "hit.arrow", paths, scout=str(tmp_path / "clean.scout.npz")))
+    rows = light_curve(
+        reduce(exposure, tmp_path / "hit.arrow", paths, scout=str(tmp_path / "clean.scout.npz"))
+    )
     reference = light_curve(clean)
     assert rows["n_jump"][20] > reference["n_jump"][20]
     assert rows["quality"][20] & Quality.JUMP
@@ -137,7 +139,11 @@ def test_a_saturated_source(exp_type: str, simulated: Simulated, tmp_path: Path)
     assert ((rows["quality"] & Quality.SATURATED) != 0).all()
     assert np.isfinite(rows["flux"]).all()
     spectra = [tsostream.open(path).spectra for path in reduced]
-    fluxes = [reference["flux"], rows["flux"]] if None in spectra else [one.array("flux") for one in spectra if one]
+    fluxes = (
+        [reference["flux"], rows["flux"]]
+        if None in spectra
+        else [one.array("flux") for one in spectra if one]
+    )
     levels = [np.median(flux, axis=0) for flux in fluxes]
     # columns that carry light
     lit = levels[0] > 0.1 * np.nanmax(levels[0])

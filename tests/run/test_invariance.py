@@ -27,7 +27,8 @@ def shuffled(paths: list[Path] | tuple[Path, ...], seed: int) -> list[Path]:
 def test_ramps(exp_type: str, simulated: Simulated, tmp_path: Path) -> None:
     ints = 90
     cut = {
-        files: simulated(exp_type, ints=ints, segments=files, seed=2, cosmic_rays=HITS) for files in (1, 3, 24)
+        files: simulated(exp_type, ints=ints, segments=files, seed=2, cosmic_rays=HITS)
+        for files in (1, 3, 24)
     }
     each = bytes_per_integration(cut[1].segments[0])
     reference = reduce(cut[1], tmp_path / "reference.arrow", workers=1, block_bytes=each)

@@ -24,7 +24,10 @@ def test_everything_is_there(bots: SimulatedExposure, bots_rows: Path) -> None:
     facts = tsostream.open(bots_rows).metadata
     assert facts["exposure"]["exp_type"] == "NRS_BRIGHTOBJ"
     assert facts["exposure"]["ngroups"] == 5
-    assert [(s["segment"], s["intstart"], s["intend"]) for s in facts["segments"]] == [(1, 1, 20), (2, 21, 40)]
+    assert [(s["segment"], s["intstart"], s["intend"]) for s in facts["segments"]] == [
+        (1, 1, 20),
+        (2, 21, 40),
+    ]
     assert [s["file"] for s in facts["segments"]] == [path.name for path in bots.segments]
     for entry, path in zip(facts["inputs"], bots.segments, strict=True):
         stat = path.stat()

@@ -60,7 +60,7 @@ class ExposureInfo:
     groupgap: int = 0
     noutputs: int = 1
     readpatt: str = ""
-    filter: str = ""  # noqa: A003 - the field's own name
+    filter: str = ""
     pupil: str = ""
     grating: str = ""
     frame_time: float = 0.0

@@ -96,9 +96,20 @@ class Binding:
 class BoundStep(Protocol):
     """A step joined to an exposure."""
 
-    name: str
-    #: the static DQ plane after this step, uint32 [y, x]
-    pixeldq: np.ndarray
+    @property
+    def name(self) -> str:
+        """Step name."""
+        ...
+
+    @property
+    def pixeldq(self) -> np.ndarray:
+        """The static DQ plane after this step, uint32 [y, x]."""
+        ...
+
+    @property
+    def skipped(self) -> str:
+        """Why the step does nothing for this exposure; empty when it works."""
+        ...
 
     def push(self, block: Any) -> Iterable[Any]:
         """Take a block, give back the blocks that are finished."""
@@ -243,7 +254,9 @@ def reference_array(reference: Reference, extension: str, shape: tuple[int, ...]
     array = reference.arrays.get(extension)
     if array is None:
         raise ReferenceMismatchError(
-            Problem(f"{step} needs extension {extension}", reference.path or reference.name, "choose another file")
+            Problem(
+                f"{step} needs extension {extension}", reference.path or reference.name, "choose another file"
+            )
         )
     if array.shape[-len(shape) :] != shape:
         raise ReferenceMismatchError(

@@ -6,6 +6,7 @@ from tsostream.operators.base import Operator
 from tsostream.operators.charge_migration import ChargeMigration
 from tsostream.operators.dark_current import DarkCurrent
 from tsostream.operators.dq_init import DqInit
+from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.extract_1d import Extract1d
 from tsostream.operators.firstframe import Firstframe
 from tsostream.operators.gain_scale import GainScale
@@ -32,8 +33,8 @@ NIR_RAMPS = (
     "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit", "gain_scale",
 )  # fmt: skip
 MIRI_RAMPS = (
-    "group_scale", "dq_init", "saturation", "ipc", "firstframe", "lastframe", "reset", "linearity", "rscd",
-    "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit",
+    "group_scale", "dq_init", "emicorr", "saturation", "ipc", "firstframe", "lastframe", "reset", "linearity",
+    "rscd", "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit",
     "gain_scale",
 )  # fmt: skip
 SPECTROSCOPY = ("extract_1d", "white_light")
@@ -45,6 +46,7 @@ OPERATORS: dict[str, type[Operator]] = {
     for cls in (
         GroupScale,
         DqInit,
+        Emicorr,
         Saturation,
         Ipc,
         Superbias,

@@ -1,11 +1,12 @@
-"""emicorr: electromagnetic interference in MIRI ramps, fitted together with the ramps (spec stage 1, section 5.1).
+"""emicorr: electromagnetic interference in MIRI ramps, fitted along with the ramps (stage 1, section 5.1).
 
-The four interleaved outputs see the same wave at a phase that the readout clock gives. Pixels are sorted into bins
-of phase, so that an integration shrinks to a table of sums: per bin and group the signal of the good pixels, and per
-bin their number. How well a wave of given phase and amplitude straightens the ramps is a quadratic function of the
-amplitude, whose two coefficients are linear in those tables. So per integration and frequency there are 500 pairs of
-coefficients, from which one phase and amplitude follow; the coefficients of several integrations add up
-(`combine_tables`), which is what the official step does with all integrations of a file.
+The four interleaved outputs see the same wave at a phase that the readout clock gives. Pixels are sorted
+into bins of phase, so that an integration shrinks to a table of sums: per bin and group the signal of the
+good pixels, and per bin their number. How well a wave of given phase and amplitude straightens the ramps
+is a quadratic function of the amplitude, whose two coefficients are linear in those tables. So per
+integration and frequency there are 500 pairs of coefficients, from which one phase and amplitude follow;
+the coefficients of several integrations add up (`combine_tables`), which is what the official step does
+with all integrations of a file.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ READPATTS = ("FAST", "FASTR1", "SLOW", "SLOWR1")
 
 @kernel
 def group_scatter(data, scatter):
-    """Standard deviation of each ramp's samples, in float32 throughout.
+    """Find the standard deviation of each ramp's samples, in float32 throughout.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def accumulate(data, scatter, limit, usable, bins, signal, number):
     number[:] = 0.0
     for y in range(ny):
         for column in range(bins.shape[1]):
-            if column == 1 or column == 2:  # noqa: PLR1714 - bad reference columns
+            if column == 1 or column == 2:
                 continue
             b = bins[y, column]
             for x in range(4 * column, 4 * column + 4):
@@ -233,7 +234,8 @@ def subtract_wave(data, phases, step, start, amplitude, knots):
     amplitude : float
         Factor of the wave.
     knots : float64 [power, interval]
-        Cubic pieces of the wave, highest power first; the first interval begins half an interval before phase 0.
+        Cubic pieces of the wave, highest power first; the first interval begins half an interval before
+        phase 0.
     """
     ngroups, ny, _ = data.shape
     size = knots.shape[1] - 1
@@ -350,7 +352,8 @@ def wave_settings(
     Returns
     -------
     (clocks, waves) or None
-        Clocks per row and frame; (frequency, amplitudes) in the order of correction. None: nothing to correct.
+        Clocks per row and frame; (frequency, amplitudes) in the order of correction. None: nothing to
+        correct.
     """
     speed = "SLOW" if "SLOW" in info.readpatt.upper() else "FAST"
     name = f"{info.subarray}_{speed}" if "FULL" in info.subarray else info.subarray
@@ -373,11 +376,12 @@ def wave_settings(
 class Emicorr(Operator):
     """Fit and subtract waves of electromagnetic interference (MIRI).
 
-    Every integration is fitted by itself, as the official step does with ``fit_ints_separately``; one fit for all
-    integrations of a file depends on how the exposure was cut, and belongs to the segment scope. Two differences to
-    ``fit_ints_separately`` remain: the official step takes as quiet the pixels that scatter less than twice the
-    median over the *file*; here the limit is the run's template ``emicorr_limit`` or, without one, twice the median
-    of the integration. And the trial phases are counted from the integration's own start.
+    Every integration is fitted by itself, as the official step does with ``fit_ints_separately``; one fit
+    for all integrations of a file depends on how the exposure was cut, and belongs to the segment scope.
+    Two differences to ``fit_ints_separately`` remain: the official step takes as quiet the pixels that
+    scatter less than twice the median over the *file*; here the limit is the run's template
+    ``emicorr_limit`` or, without one, twice the median of the integration. And the trial phases are
+    counted from the integration's own start.
 
     Parameters
     ----------

@@ -226,8 +226,8 @@ class Extract1d(Operator):
         room = max(ncross - LEAST_BACKGROUND, 2) / 2
         width = min(self.width, max(2 * room - 1, 2.0))
         note = (
-            f"the subarray is only {ncross} pixels across: box of {width:g} instead of {self.width:g} pixels, background "
-            f"from {room:g} instead of {inner:g} pixels outwards"
+            f"the subarray is only {ncross} pixels across: box of {width:g} instead of {self.width:g} pixels, "
+            f"background from {room:g} instead of {inner:g} pixels outwards"
         )
         return width, room, (note,)
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 import platformdirs
@@ -46,7 +46,7 @@ def _writable_directory() -> Path:
 
 #: where this version's machine code lives
 cache_directory: Path = _writable_directory()
-numba.config.CACHE_DIR = str(cache_directory)
+setattr(numba.config, "CACHE_DIR", str(cache_directory))  # noqa: B010 - numba declares it at run time
 
 
 class _FirstCompilation(event.Listener):
@@ -79,4 +79,5 @@ def kernel(function: F) -> F:
     Kernels read arrays and scalars and write into arrays the caller passes. ``fastmath`` and ``parallel`` stay off:
     both make a sum depend on how the compiler or the thread count cut it.
     """
-    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    return compiled

@@ -20,6 +20,7 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import short_median
 from tsostream.operators.tile import Tile
 
 __all__ = ["Jump", "find_jumps", "flag_after_jumps", "flag_neighbours"]
@@ -34,21 +35,6 @@ HIT, SEED = np.uint8(1), np.uint8(2)
 def _difference(data, i, j, y, x, gain):
     """Difference between groups j and j+1 [e-], each rounded to float32 like the official step's."""
     return np.float64(np.float32(data[i, j + 1, y, x] * gain) - np.float32(data[i, j, y, x] * gain))
-
-
-@kernel
-def _sorted_median(values, count):
-    """Median of the first ``count`` entries, which are sorted in place; even counts average the two middle ones."""
-    for k in range(1, count):
-        value = values[k]
-        j = k - 1
-        while j >= 0 and values[j] > value:
-            values[j + 1] = values[j]
-            j -= 1
-        values[j + 1] = value
-    if count % 2:
-        return values[count // 2]
-    return 0.5 * (values[count // 2 - 1] + values[count // 2])
 
 
 @kernel
@@ -80,7 +66,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
             finite += 1
     if finite < 2:
         return 0, np.nan, np.nan
-    median = _sorted_median(work, finite)
+    median = short_median(work, finite)
     sigma = np.sqrt(abs(median) + noise2)
     hits = 0
     if finite >= single_pass:
@@ -96,7 +82,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
     while left >= 2:
         if left >= 4:
             kept, _ = _robust_level(a, ndiff, work)
-            level = _sorted_median(work, kept) if kept > 0 else np.nan
+            level = short_median(work, kept) if kept > 0 else np.nan
             limit = rejection
         else:
             kept = 0
@@ -104,7 +90,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
                 if np.isfinite(a[j]):
                     work[kept] = a[j]
                     kept += 1
-            level = _sorted_median(work, kept) if left == 3 else min(work[0], work[1])
+            level = short_median(work, kept) if left == 3 else min(work[0], work[1])
             limit = four if left == 3 else three
         if single:
             # from the second round on the official step keeps its level in single precision
@@ -131,7 +117,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
 
 @kernel
 def find_jumps(
-    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, median, y0, y1
+    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1
 ):  # fmt: skip
     """Flag jumps of every pixel.
 
@@ -155,8 +141,6 @@ def find_jumps(
         0, HIT or SEED; valid only in rows that ``rows`` names.
     rows : uint8 [integration, y]
         Whether the row has hits; written.
-    median : float32 [integration, y, x]
-        Signed median difference [e-]; written where there are hits.
     y0, y1 : int
         Rows.
     """
@@ -218,7 +202,9 @@ def find_jumps(
                         reach = max(high[x], -low[x]) * scale
                         floor = variance
                     else:
-                        reach = (max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s) * scale
+                        reach = (
+                            max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s
+                        ) * scale
                         # the iterative level leaves out all equal maxima: only the minimum is below it for sure
                         least = low[x] if iterative else mean - np.float32(1.3) * spread_s
                         floor = variance + max(least, np.float32(0.0)) * scale
@@ -230,7 +216,16 @@ def find_jumps(
                     else:
                         d[j] = _difference(data, i, j, y, x, scale)
                 hits, level, sigma = _flag_pixel(
-                    d, ndiff, np.float64(variance), limits[0], limits[1], limits[2], single_pass, a, work, flags
+                    d,
+                    ndiff,
+                    np.float64(variance),
+                    limits[0],
+                    limits[1],
+                    limits[2],
+                    single_pass,
+                    a,
+                    work,
+                    flags,
                 )
                 if hits == 0:
                     continue
@@ -239,7 +234,6 @@ def find_jumps(
                     for g in range(ngroups):
                         for k in range(nx):
                             marks[i, g, y, k] = 0
-                median[i, y, x] = level
                 for j in range(ndiff):
                     if flags[j]:
                         groupdq[i, j + 1, y, x] |= JUMP
@@ -325,7 +319,7 @@ def flag_after_jumps(data, groupdq, gain, thresholds, groups_after, y0, y1):
                         finite += 1
                 if finite == 0:
                     continue
-                level = _sorted_median(work, finite)
+                level = short_median(work, finite)
                 for g in range(1, ngroups):
                     if groupdq[i, g, y, x] & JUMP:
                         for k in range(2):
@@ -392,23 +386,36 @@ class Jump(Operator):
         gain = reference_array(binding.references["gain"], "SCI", info.frame_shape, self.name)
         read = reference_array(binding.references["readnoise"], "SCI", info.frame_shape, self.name)
         unknown = ~(gain > 0)
-        pixeldq = binding.dq_plane | np.where(unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0))
+        pixeldq = binding.dq_plane | np.where(
+            unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0)
+        )
         scale = np.where(unknown, np.float32(1), gain).astype(np.float32)
         # the reference is the noise of a difference of two reads; averaging nframes reads on both sides divides it
         noise2 = ((read * scale) ** 2 / info.nframes).astype(np.float32)
         limits = np.array(
-            [self.rejection_threshold, self.four_group_rejection_threshold, self.three_group_rejection_threshold]
+            [
+                self.rejection_threshold,
+                self.four_group_rejection_threshold,
+                self.three_group_rejection_threshold,
+            ]
         )
         spread = np.array([self.min_jump_to_flag_neighbors, self.max_jump_to_flag_neighbors])
 
         find = partial(
-            _find, gain=scale, noise2=noise2, limits=limits, single_pass=self.min_diffs_single_pass, spread=spread
+            _find,
+            gain=scale,
+            noise2=noise2,
+            limits=limits,
+            single_pass=self.min_diffs_single_pass,
+            spread=spread,
         )
         passes = [RowPass(find)]
         if self.flag_4_neighbors:
             passes.append(RowPass(_spread, halo=1))
         seconds = (self.after_jump_flag_time1, self.after_jump_flag_time2)
-        after = np.array([int(time // info.group_time) if info.group_time else 0 for time in seconds], np.int64)
+        after = np.array(
+            [int(time // info.group_time) if info.group_time else 0 for time in seconds], np.int64
+        )
         if after.any():
             typical = float(np.median(gain[~unknown])) if (~unknown).any() else 1.0
             sizes = np.array([self.after_jump_flag_dn1, self.after_jump_flag_dn2]) * typical
@@ -416,7 +423,6 @@ class Jump(Operator):
         scratch = {
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
             "jump.rows": ((info.ny,), np.uint8),
-            "jump.median": (info.frame_shape, np.float32),
         }
         return BoundRampStep(self.name, pixeldq, tuple(passes), scratch)
 
@@ -432,8 +438,10 @@ def _find(
     single_pass: int,
     spread: np.ndarray,
 ) -> None:
-    marks, rows, median = (tile.scratch[f"jump.{name}"] for name in ("marks", "rows", "median"))
-    find_jumps(tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, median, y0, y1)
+    marks, rows = tile.scratch["jump.marks"], tile.scratch["jump.rows"]
+    find_jumps(
+        tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1
+    )
 
 
 def _spread(tile: Tile, y0: int, y1: int) -> None:

@@ -1,4 +1,4 @@
-"""lastframe: the last group of a MIRI ramp is read while the next row resets; leave it out (spec stage 1, section 13)."""
+"""lastframe: leave out the last group of MIRI ramps, read while the next row resets (spec stage 1, section 13)."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 A group of several frames is the mean of their non-linear samples, so the polynomial of the mean is not the
 mean of the polynomials. With the inverse polynomial the frames can be told apart: a straight line through the
-first group and the last but one of the unsaturated groups predicts the linear signal of each frame; the inverse
-polynomial makes it non-linear; a shift brings the frames' mean to the group; each is linearised, and their mean
-is the result.
+first group and the last but one of the unsaturated groups predicts the linear signal of each frame; the
+inverse polynomial makes it non-linear; a shift brings the frames' mean to the group; each is linearised,
+and their mean is the result.
 """
 
 from __future__ import annotations

@@ -24,7 +24,15 @@ from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, 
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
-__all__ = ["RampFit", "choose_weights", "clean_weights", "finish_variance", "fit_ramps", "flux_scale", "weight_power"]
+__all__ = [
+    "RampFit",
+    "choose_weights",
+    "clean_weights",
+    "finish_variance",
+    "fit_ramps",
+    "flux_scale",
+    "weight_power",
+]
 
 #: upper limits of signal-to-noise and the exponents of the optimal weighting (Fixsen et al. 2000, as in spec 21.5)
 SNR_LIMITS = np.array([5.0, 10.0, 20.0, 50.0, 100.0])
@@ -40,7 +48,7 @@ SCALE_PIXELS = 1024
 
 @kernel
 def weight_power(signal, read2, gain):
-    """Index of the weight exponent for a ramp that rises by ``signal`` [DN] with read-noise variance ``read2`` [e-^2]."""
+    """Index of the weight exponent for a rise of ``signal`` [DN] with read-noise variance ``read2`` [e-^2]."""
     total = read2 + signal * gain
     snr = 0.0
     if total > 0.0 and gain > 0.0:
@@ -378,7 +386,9 @@ class RampFit(Operator):
         gain = reference_array(binding.references["gain"], "SCI", info.frame_shape, self.name)
         read = reference_array(binding.references["readnoise"], "SCI", info.frame_shape, self.name)
         unknown = ~(gain > 0)
-        pixeldq = binding.dq_plane | np.where(unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0))
+        pixeldq = binding.dq_plane | np.where(
+            unknown, np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE), np.uint32(0)
+        )
         # without a read noise there is neither weight nor error: the pixel cannot be used
         pixeldq = pixeldq | np.where(np.isnan(read), np.uint32(dq.DO_NOT_USE), np.uint32(0))
         scale = np.where(unknown, np.float32(1), gain).astype(np.float32)
@@ -422,7 +432,9 @@ class RampFit(Operator):
         return [group for group in range(ngroups) if not first <= group <= last]
 
 
-def _clean_variances(gain: np.ndarray, read2: np.ndarray, ngroups: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+def _clean_variances(
+    gain: np.ndarray, read2: np.ndarray, ngroups: int, time: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Variances of a ramp without flags: Poisson per DN/s, and read noise, float32 [y, x] each."""
     wide = gain.astype(np.float64)
     scatter = 12.0 / (ngroups**3 - ngroups) if ngroups > 2 else 2.0
@@ -448,7 +460,7 @@ def _fit(
     y1: int,
     *,
     outside: tuple[int, ...],
-    arrays: tuple[np.ndarray, ...],
+    arrays: tuple[Any, ...],
     times: tuple[float, float],
     suppress: bool,
 ) -> None:
@@ -456,7 +468,8 @@ def _fit(
     for group in outside:
         tile.groupdq[:, group, y0:y1] |= DNU
     results = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
-    fit_ramps(tile.data, tile.groupdq, *arrays, *times, suppress, *results, y0, y1)
+    arguments: tuple[Any, ...] = (*arrays, *times, suppress, *results)
+    fit_ramps(tile.data, tile.groupdq, *arguments, y0, y1)
 
 
 def _find_scale(tile: Tile, y0: int, y1: int, *, pixels: np.ndarray, levels: np.ndarray) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Reset"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reset(Operator):
-    """Subtract the reset reference: integration *n* of the exposure uses the reference's integration *n*, or its last."""
+    """Subtract the reset reference: integration *n* of the exposure uses its integration *n*, or its last."""
 
     name: ClassVar[str] = "reset"
     optional_references: ClassVar[tuple[str, ...]] = ("reset",)

@@ -240,7 +240,10 @@ class Saturation(Operator):
             bias = reference_array(binding.references["superbias"], "SCI", info.frame_shape, self.name)
         reach, nframes = self.n_pix_grow_sat, info.nframes
         plane = (info.frame_shape, np.int16)
-        passes = [RowPass(partial(_find, threshold=threshold)), RowPass(partial(_grow, reach=reach), halo=reach)]
+        passes = [
+            RowPass(partial(_find, threshold=threshold)),
+            RowPass(partial(_grow, reach=reach), halo=reach),
+        ]
         scratch = {"saturation.first": plane, "saturation.grown": plane}
         if self.use_readpatt and nframes > 1:
             search = partial(_find_spilled, threshold=threshold, check=check, nframes=nframes)
@@ -274,4 +277,6 @@ def _flag_spilled(tile: Tile, y0: int, y1: int, *, reach: int) -> None:
 def _second_group(
     tile: Tile, y0: int, y1: int, *, threshold: np.ndarray, bias: np.ndarray, nframes: int
 ) -> None:
-    flag_second_group(tile.data, tile.groupdq, tile.scratch["saturation.grown"], threshold, bias, nframes, y0, y1)
+    flag_second_group(
+        tile.data, tile.groupdq, tile.scratch["saturation.grown"], threshold, bias, nframes, y0, y1
+    )

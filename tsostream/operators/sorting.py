@@ -15,7 +15,7 @@ __all__ = ["comparators", "short_median", "sort_lanes", "stack_statistics"]
 
 
 def comparators(n: int) -> np.ndarray:
-    """Comparators of Batcher's odd-even merge sort for lists of length ``n``.
+    """List the comparators of Batcher's odd-even merge sort for lists of length ``n``.
 
     Returns
     -------
@@ -28,9 +28,8 @@ def comparators(n: int) -> np.ndarray:
         k = p
         while k >= 1:
             for j in range(k % p, n - k, 2 * k):
-                for i in range(min(k, n - j - k)):
-                    if (i + j) // (2 * p) == (i + j + k) // (2 * p):
-                        pairs.append((i + j, i + j + k))
+                low = range(j, j + min(k, n - j - k))
+                pairs += [(i, i + k) for i in low if i // (2 * p) == (i + k) // (2 * p)]
             k //= 2
         p *= 2
     return np.array(pairs, np.int32).reshape(-1, 2)
@@ -131,4 +130,6 @@ def stack_statistics(stack, scale, pairs, median, scatter, finite, y0, y1):
                 scatter[y, x] = np.nan
             else:
                 median[y, x] = _quantile(lanes, x, count, 0.5)
-                scatter[y, x] = 0.5 * (_quantile(lanes, x, count, 0.8413) - _quantile(lanes, x, count, 0.1587))
+                scatter[y, x] = 0.5 * (
+                    _quantile(lanes, x, count, 0.8413) - _quantile(lanes, x, count, 0.1587)
+                )

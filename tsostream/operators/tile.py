@@ -17,7 +17,7 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Ramp, Rate, Times
 from tsostream.operators.base import BoundRampStep, RowPass
 
-__all__ = ["Tile", "TilePlan", "allocate_rate", "plan_tile", "run_alone", "run_passes"]
+__all__ = ["Tile", "TilePlan", "empty_rate", "plan_tile", "run_alone", "run_passes"]
 
 #: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache [bytes]
 BAND_BYTES = 512 * 1024
@@ -76,7 +76,9 @@ def plan_tile(info: ExposureInfo, steps: Sequence[BoundRampStep]) -> TilePlan:
     integrations = max(1, min(64, BAND_BYTES // frame))
     rows = info.ny if integrations > 1 else max(1, min(info.ny, BAND_BYTES // row))
     scratch = sum(
-        int(np.prod(shape)) * np.dtype(dtype).itemsize for step in steps for shape, dtype in step.scratch.values()
+        int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for step in steps
+        for shape, dtype in step.scratch.values()
     )
     return TilePlan(integrations, rows, integrations * (frame + scratch))
 
@@ -126,9 +128,8 @@ def run_passes(
                 seconds[index] += clock() - began
 
 
-def allocate_rate(info: ExposureInfo, first: int, count: int, times: Times) -> Rate:
-    """Make the arrays a ramp fit writes into."""
-    shape = (count, *info.frame_shape)
+def empty_rate(shape: tuple[int, int, int], first: int, times: Times) -> Rate:
+    """Make the arrays a ramp fit writes into, ``shape`` being [integration, y, x]."""
     return Rate(
         first=first,
         data=np.empty(shape, np.float32),
@@ -154,13 +155,19 @@ def run_alone(step: BoundRampStep, block: Ramp | Rate) -> list[Ramp] | list[Rate
     ny, nx = block.data.shape[-2:]
     scratch = make_scratch([step], block.count)
     if isinstance(block, Rate):
-        tile = Tile(block.first, None, block.data[:, None], np.zeros((block.count, 1, ny, nx), np.uint8), block, scratch)
+        tile = Tile(
+            block.first,
+            None,
+            block.data[:, None],
+            np.zeros((block.count, 1, ny, nx), np.uint8),
+            block,
+            scratch,
+        )
         run_passes(tile, step.passes, ny, ny)
         return [block]
     rate = None
     if step.produces == "rate":
-        planes = [np.empty((block.count, ny, nx), np.float32) for _ in range(4)]
-        rate = Rate(block.first, *planes, np.empty((block.count, ny, nx), np.uint32), block.times)
+        rate = empty_rate((block.count, ny, nx), block.first, block.times)
     tile = Tile(block.first, None, block.data, block.groupdq, rate, scratch)
     run_passes(tile, step.passes, ny, ny)
     if rate is not None:

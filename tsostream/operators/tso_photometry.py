@@ -161,7 +161,12 @@ class TsoPhotometry(Operator):
         variance = np.asarray(binding.templates["variance"], np.float64)
         scale, unit = flux_scale_map(binding)
         unusable = np.uint32(dq.DO_NOT_USE | dq.REFERENCE_PIXEL | dq.NON_SCIENCE)
-        bad = ((binding.dq_plane & unusable) != 0) | ~np.isfinite(image) | ~np.isfinite(variance) | ~np.isfinite(scale)
+        bad = (
+            ((binding.dq_plane & unusable) != 0)
+            | ~np.isfinite(image)
+            | ~np.isfinite(variance)
+            | ~np.isfinite(scale)
+        )
         filled = ndimage.median_filter(np.where(bad, np.nanmedian(image), image), 3)
         filled = np.where(bad, filled, image)
         x, y = self._find_source(filled, binding)
@@ -189,8 +194,8 @@ class TsoPhotometry(Operator):
         width_y = np.sqrt((share * (yy - y) ** 2).sum() / total)
         factor = np.where(np.isfinite(scale), scale, np.nanmedian(scale))
         # one column: the annulus' mean counts once for every pixel of the aperture
-        share = weight.sum() / max(int(ground.sum()), 1) if self.subtract_background else 0.0
-        weights = (weight - ground * share) * factor
+        each = weight.sum() / max(int(ground.sum()), 1) if self.subtract_background else 0.0
+        weights = (weight - ground * each) * factor
         return BoundTsoPhotometry(
             name=self.name,
             pixeldq=binding.dq_plane,
@@ -222,15 +227,15 @@ class TsoPhotometry(Operator):
                 )
             return float(x), float(y)
         smooth = ndimage.gaussian_filter(image - np.median(image), 1.5)
-        expected = header.get("XREF_SCI"), header.get("YREF_SCI")
-        if all(isinstance(value, int | float) for value in expected):
+        x_ref, y_ref = header.get("XREF_SCI"), header.get("YREF_SCI")
+        if isinstance(x_ref, int | float) and isinstance(y_ref, int | float):
             half = self.search_box_width / 2
             yy, xx = np.indices(image.shape)
-            near = (np.abs(xx - (expected[0] - 1)) <= half) & (np.abs(yy - (expected[1] - 1)) <= half)
+            near = (np.abs(xx - (x_ref - 1)) <= half) & (np.abs(yy - (y_ref - 1)) <= half)
             if near.any():
                 smooth = np.where(near, smooth, -np.inf)
-        y, x = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
-        return _centroid(image, float(x), float(y))
+        row, column = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
+        return _centroid(image, float(column), float(row))
 
     def _radii(
         self, image: np.ndarray, variance: np.ndarray, bad: np.ndarray, x: float, y: float
@@ -317,14 +322,19 @@ def _centroid(image: np.ndarray, x: float, y: float) -> tuple[float, float]:
     level = float(np.median(image))
     for sigma in (6.0, 4.0, 3.0):
         for _ in range(20):
-            weight = np.clip(image - level, 0, None) * np.exp(-0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / sigma**2)
+            weight = np.clip(image - level, 0, None) * np.exp(
+                -0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / sigma**2
+            )
             total = weight.sum()
             if total <= 0:
                 return x, y
             new_x, new_y = float((weight * xx).sum() / total), float((weight * yy).sum() / total)
             moved = np.hypot(new_x - x, new_y - y)
             # the window pulls back by half the step
-            x, y = x + 2 * (new_x - x) if moved < 0.5 else new_x, y + 2 * (new_y - y) if moved < 0.5 else new_y
+            x, y = (
+                x + 2 * (new_x - x) if moved < 0.5 else new_x,
+                y + 2 * (new_y - y) if moved < 0.5 else new_y,
+            )
             if moved < 1e-4:
                 break
     return x, y

@@ -6,7 +6,7 @@ spectrum, scaled by the columns that are there, so that NaN does not bias the su
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -19,6 +19,9 @@ from tsostream.operators.aperture.covariance import excess_variance
 from tsostream.operators.base import Binding, Operator
 
 __all__ = ["BoundWhiteLight", "WhiteLight"]
+
+#: what the extraction hands over for the sum and no row shows
+WORKING = ("own_err", "counts", "lost")
 
 
 def _columns(spectra: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -61,7 +64,7 @@ class BoundWhiteLight:
         chosen = self.columns
         flux = _columns(block.spectra["flux"], chosen)
         # the columns' own errors: what they share enters once, for their sum
-        error = _columns(block.spectra.pop("own_err"), chosen)
+        error = _columns(block.spectra["own_err"], chosen)
         weight = self.spectrum[chosen]
         there = np.isfinite(flux) & np.isfinite(error)
         whole = weight.sum()
@@ -78,8 +81,7 @@ class BoundWhiteLight:
         ground_error = _columns(block.spectra["background_err"], chosen)
         known = np.isfinite(ground) & np.isfinite(ground_error)
         number = np.maximum(known.sum(axis=1), 1)
-        counts = block.spectra.pop("counts")[:, 0, chosen].sum(axis=1)
-        block.spectra.pop("lost")
+        counts = block.spectra["counts"][:, 0, chosen].sum(axis=1)
         columns = {
             "flux": white,
             "flux_err": np.sqrt(variance + self.excess),
@@ -91,8 +93,13 @@ class BoundWhiteLight:
             "n_bad": counts[:, 3],
             "frac_filled": (lost * weight).sum(axis=1) / (whole or 1.0),
         }
-        block.columns.update({name: values[:, None] for name, values in columns.items()})
-        return [block]
+        return [
+            replace(
+                block,
+                columns={**block.columns, **{name: values[:, None] for name, values in columns.items()}},
+                spectra={name: array for name, array in block.spectra.items() if name not in WORKING},
+            )
+        ]
 
     def flush(self) -> list[Measurement]:
         """Nothing is held back."""
@@ -126,7 +133,9 @@ class WhiteLight(Operator):
     @property
     def coupling(self) -> Coupling:
         """The scout's spectrum chooses the columns and fills lost ones."""
-        return Template(("spectrum", "spectrum_error", "columns_wavelength", "sum_weights", "column_covariance"))
+        return Template(
+            ("spectrum", "spectrum_error", "columns_wavelength", "sum_weights", "column_covariance")
+        )
 
     def bind(self, binding: Binding) -> BoundWhiteLight:
         """Choose the columns."""

@@ -65,8 +65,8 @@ def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **option
     out
         The light curve to write; several exposures or detectors make one each (``lc.nrs1.arrow``, …).
     **options
-        Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths, scout,
-        level, allow_gaps, workers, max_memory, overwrite, hash_inputs``.
+        Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
+        scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs``.
 
     Returns
     -------

@@ -22,7 +22,7 @@ from tsostream.integration.payload import Measurement, Rate, Raw
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, BoundStep
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
-from tsostream.operators.tile import Tile, TilePlan, allocate_rate, make_scratch, plan_tile, run_passes
+from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
 from tsostream.run.config import Config
 
 __all__ = ["Chain", "RateChain", "bind_measurement", "bind_rates"]
@@ -45,10 +45,16 @@ class _Workspace:
     def slopes(self, info: ExposureInfo, raw: Raw) -> Rate:
         """Arrays for the slopes of a block, overwritten by the next one."""
         if self.rate is None or self.rate.count < raw.count:
-            self.rate = allocate_rate(info, raw.first, raw.count, raw.times)
+            self.rate = empty_rate((raw.count, *info.frame_shape), raw.first, raw.times)
         whole, n = self.rate, raw.count
         return Rate(
-            raw.first, whole.data[:n], whole.err[:n], whole.var_poisson[:n], whole.var_rnoise[:n], whole.dq[:n], raw.times
+            raw.first,
+            whole.data[:n],
+            whole.err[:n],
+            whole.var_poisson[:n],
+            whole.var_rnoise[:n],
+            whole.dq[:n],
+            raw.times,
         )
 
 
@@ -112,7 +118,10 @@ class RateChain:
             # old products have only the total error
             poisson, rnoise = np.zeros_like(data), err**2
         else:
-            poisson, rnoise = decode_floats(raw.arrays["VAR_POISSON"]), decode_floats(raw.arrays["VAR_RNOISE"])
+            poisson, rnoise = (
+                decode_floats(raw.arrays["VAR_POISSON"]),
+                decode_floats(raw.arrays["VAR_RNOISE"]),
+            )
         bits = decode_bits(raw.arrays["DQ"]) if "DQ" in raw.arrays else np.zeros(data.shape, np.uint32)
         flat = decode_floats(raw.arrays["VAR_FLAT"]) if "VAR_FLAT" in raw.arrays else None
         return Rate(raw.first, data, err, poisson, rnoise, bits, raw.times, flat)
@@ -150,7 +159,9 @@ class RateChain:
         except queue.Empty:
             info, n = self.info, self.plan.integrations
             shape = (n, info.ngroups, info.ny, info.nx)
-            return _Workspace(np.empty(shape, np.float32), np.empty(shape, np.uint8), make_scratch(self.steps, n))
+            return _Workspace(
+                np.empty(shape, np.float32), np.empty(shape, np.uint8), make_scratch(self.steps, n)
+            )
 
 
 @dataclass
@@ -244,7 +255,9 @@ def bind_rates(
         steps.append(bound)
     _check_order(config)
     if info.is_ramp and not any(step.produces == "rate" and step.name == "ramp_fit" for step in steps):
-        raise ConfigError(Problem("no step turns ramps into slopes", todo="do not skip ramp_fit", code="parameter"))
+        raise ConfigError(
+            Problem("no step turns ramps into slopes", todo="do not skip ramp_fit", code="parameter")
+        )
     return RateChain(info, tuple(steps), pixeldq, plan_tile(info, steps))
 
 
@@ -254,7 +267,7 @@ def bind_measurement(
     references: Mapping[str, Reference],
     templates: Mapping[str, Any],
     names: tuple[str, ...],
-) -> tuple[BoundStep, ...]:
+) -> tuple[Any, ...]:
     """Bind the named steps after the slopes."""
     bound = []
     for operator in config.operators:
@@ -272,6 +285,8 @@ def _check_order(config: Config) -> None:
         accepts, produces = _ORDER[operator.accepts], _ORDER[operator.produces]
         if stage is not None and accepts != stage:
             raise ConfigError(
-                Problem(f"step {operator.name} takes {operator.accepts} blocks, which the step before does not make")
+                Problem(
+                    f"step {operator.name} takes {operator.accepts} blocks, which the step before does not make"
+                )
             )
         stage = produces

@@ -56,12 +56,16 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """Peak memory of the run [bytes]: scout and stream follow each other."""
-        return self.program + self.buffers + self.references + self.workspaces + max(
-            self.blocks + self.rows, self.blocks + self.scout
+        return (
+            self.program
+            + self.buffers
+            + self.references
+            + self.workspaces
+            + max(self.blocks + self.rows, self.blocks + self.scout)
         )
 
     def lines(self) -> list[str]:
-        """The parts, one line each."""
+        """List the parts, one line each."""
         parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
         return [f"{name:<12}{getattr(self, name) / 1e6:9.1f} MB" for name in parts]
 
@@ -90,7 +94,9 @@ def parse_bytes(text: str) -> int:
     except ValueError:
         number = 0.0
     if not match or number <= 0:
-        raise ConfigError(Problem("expected an amount of memory", f"--max-memory {text}", "write for example 2GB", "memory"))
+        raise ConfigError(
+            Problem("expected an amount of memory", f"--max-memory {text}", "write for example 2GB", "memory")
+        )
     power = " kmgt".index(match.group(2).lower() or " ")
     return int(number * (1024 if match.group(3) else 1000) ** power)
 
@@ -168,5 +174,5 @@ def _size(
 
 
 def _step_bytes(rates: RateChain, frame: int) -> list[int]:
-    """Prepared copies of references that the bound steps keep: about two planes each, the dark ramp once more."""
+    """Estimate the prepared copies of references that bound steps keep: two planes each, the dark once more."""
     return [2 * 4 * frame for _ in rates.steps] + [4 * frame * rates.info.ngroups if rates.steps else 0]

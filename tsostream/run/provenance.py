@@ -25,7 +25,9 @@ def _sha256(path: Path) -> str:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)
     except OSError as error:
-        raise ReadError(f"{path}: cannot be read for --hash-inputs ({error.strerror}); check the file") from error
+        raise ReadError(
+            f"{path}: cannot be read for --hash-inputs ({error.strerror}); check the file"
+        ) from error
     return digest.hexdigest()
 
 
@@ -111,7 +113,12 @@ def _wavelength_file(prepared: Prepared) -> dict[str, str] | None:
     if path is None or not prepared.exposure.info.is_spectroscopy:
         return None
     path = Path(path)
-    return {"file": path.name, "path": str(path.absolute()), "sha256": _sha256(path), "source": "--wavelengths"}
+    return {
+        "file": path.name,
+        "path": str(path.absolute()),
+        "sha256": _sha256(path),
+        "source": "--wavelengths",
+    }
 
 
 def scout_hash(scout: Scout) -> str:
@@ -123,14 +130,12 @@ def scout_hash(scout: Scout) -> str:
 
 
 def run_fingerprint(start: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for a run to be resumed."""
+    """List what must be equal for a run to be resumed."""
     return {
         "exposure": start["exposure"],
         "first_integration": start["first_integration"],
         "last_integration": start["last_integration"],
-        "inputs": {
-            Path(one["path"]).name: [one["size"], one["header_sha256"]] for one in start["inputs"]
-        },
+        "inputs": {Path(one["path"]).name: [one["size"], one["header_sha256"]] for one in start["inputs"]},
         "config": start["config"]["steps"],
         "references": {name: one["sha256"] for name, one in start["references"].items()},
         "scout": start["scout"]["sha256"],

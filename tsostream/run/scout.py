@@ -24,7 +24,15 @@ from tsostream.operators.ramp_fit import flux_scale
 from tsostream.operators.sorting import comparators, stack_statistics
 from tsostream.run.chain import RateChain
 
-__all__ = ["SCOUT_INTEGRATIONS", "Scout", "ScoutPlan", "load_scout", "parse_scout", "run_scout", "scout_numbers"]
+__all__ = [
+    "SCOUT_INTEGRATIONS",
+    "Scout",
+    "ScoutPlan",
+    "load_scout",
+    "parse_scout",
+    "run_scout",
+    "scout_numbers",
+]
 
 SCOUT_INTEGRATIONS = 64
 #: images of the stack never take more than this [bytes]; large frames get fewer of them
@@ -87,7 +95,7 @@ class Scout:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def templates(self) -> dict[str, Any]:
-        """The products by the names steps ask for."""
+        """Name the products as steps ask for them."""
         return {
             "image": self.image,
             "scatter": self.scatter,
@@ -122,7 +130,12 @@ def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
             parts = {name: content[name] for name in STORED}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            Problem(f"is not a stored scout ({error})", str(path), "give a *.scout.npz file of an earlier run", "scout")
+            Problem(
+                f"is not a stored scout ({error})",
+                str(path),
+                "give a *.scout.npz file of an earlier run",
+                "scout",
+            )
         ) from None
     if parts["image"].shape != shape:
         raise ConfigError(
@@ -150,12 +163,18 @@ def parse_scout(text: str) -> ScoutPlan:
         except ValueError:
             count = 0
         if count < 1:
-            raise ConfigError(Problem("expected a number of integrations", f"--scout {text}", f"for example {kind}:64", "scout"))
+            raise ConfigError(
+                Problem(
+                    "expected a number of integrations", f"--scout {text}", f"for example {kind}:64", "scout"
+                )
+            )
         return ScoutPlan("head" if kind == "head" else "spread", count)
     path = Path(text).expanduser()
     if not path.exists():
         raise ConfigError(
-            Problem("is neither auto, spread:N, head:N nor a file", f"--scout {text}", "give one of them", "scout")
+            Problem(
+                "is neither auto, spread:N, head:N nor a file", f"--scout {text}", "give one of them", "scout"
+            )
         )
     return ScoutPlan("file", 0, path)
 
@@ -275,7 +294,9 @@ def run_scout(
                 return rate.var_poisson + rate.var_rnoise
 
         done = stage * len(numbers)
-        for one in _in_order(pool, take, read_sync(exposure, _ranges(numbers), block_bytes=block_bytes), workers):
+        for one in _in_order(
+            pool, take, read_sync(exposure, _ranges(numbers), block_bytes=block_bytes), workers
+        ):
             # integration by integration: the sum must not depend on the size of the blocks
             for plane in one:
                 there = np.isfinite(plane) & (plane > 0)
@@ -286,7 +307,14 @@ def run_scout(
         scale = np.ones(len(numbers))
         first = stack[:: max(1, len(numbers) // 9)][:9]
         stack_statistics(
-            np.ascontiguousarray(first), np.ones(len(first)), comparators(len(first)), image, scatter, finite, 0, info.ny
+            np.ascontiguousarray(first),
+            np.ones(len(first)),
+            comparators(len(first)),
+            image,
+            scatter,
+            finite,
+            0,
+            info.ny,
         )
         pixels = bright_pixels(image, finite > 0)
         if pixels.size == 0:
@@ -304,7 +332,12 @@ def run_scout(
         _statistics(pool, workers, stack, scale, pairs, image, scatter, finite)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (variance / weight).astype(np.float32)
-        templates = {"image": image.copy(), "scatter": scatter.copy(), "variance": mean, "count": len(numbers)}
+        templates = {
+            "image": image.copy(),
+            "scatter": scatter.copy(),
+            "variance": mean,
+            "count": len(numbers),
+        }
     # a pixel that is rarely usable has no template
     image[finite * 2 < len(numbers)] = np.nan
     facts = {"scale_min": float(scale.min()), "scale_max": float(scale.max())}

@@ -211,7 +211,12 @@ def prepare(
     plan = make_plan(
         exposure, rates, scout, reference_bytes=loaded.nbytes, workers=workers, max_memory=memory
     )
-    notes = [*exposure.notes, *map(str, chosen.notes), *map(str, loaded.notes), *map(str, missing.skipped.values())]
+    notes = [
+        *exposure.notes,
+        *map(str, chosen.notes),
+        *map(str, loaded.notes),
+        *map(str, missing.skipped.values()),
+    ]
     notes += [f"{step.name} is skipped: {step.skipped}" for step in rates.steps if step.skipped]
     if info.is_spectroscopy and not wavelengths:
         notes.append(
@@ -255,12 +260,26 @@ def _check_output(out: Path | None, exposure: Exposure, *, overwrite: bool) -> N
             raise OutputExistsError(Problem("is an input", str(out), "choose another --out", "exists"))
         if not overwrite:
             raise OutputExistsError(
-                Problem("exists already", str(out), "choose another --out, or give --overwrite to replace it", "exists")
+                Problem(
+                    "exists already",
+                    str(out),
+                    "choose another --out, or give --overwrite to replace it",
+                    "exists",
+                )
             )
     if not out.parent.is_dir():
-        raise InputError(Problem("the directory does not exist", str(out.parent), "make it, or choose another --out", "unwritable"))
+        raise InputError(
+            Problem(
+                "the directory does not exist",
+                str(out.parent),
+                "make it, or choose another --out",
+                "unwritable",
+            )
+        )
     if not os.access(out.parent, os.W_OK):
-        raise InputError(Problem("the directory cannot be written", str(out.parent), "choose another --out", "unwritable"))
+        raise InputError(
+            Problem("the directory cannot be written", str(out.parent), "choose another --out", "unwritable")
+        )
 
 
 def _wavelengths(request: Request, exposure: Exposure) -> tuple[dict[int, Any], str]:

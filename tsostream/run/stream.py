@@ -1,7 +1,7 @@
 """The run itself: reader, workers, rows, files. The only place where asyncio and threads meet.
 
-Blocks are worked on side by side and put in order again; at most ``workers + 1`` of them are alive. What goes wrong ends
-the output properly: everything written stays readable.
+Blocks are worked on side by side and put in order again; at most ``workers + 1`` of them are alive. What goes wrong
+ends the output properly: everything written stays readable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from tsostream.files import read_blocks
 from tsostream.integration.payload import Measurement
 from tsostream.operators.jit import on_compile
 from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
-from tsostream.run.chain import Chain, RateChain, bind_measurement
+from tsostream.run.chain import Chain, bind_measurement
 from tsostream.run.provenance import describe_start, run_fingerprint
 from tsostream.run.readout import effective_times
 from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers
@@ -43,7 +43,7 @@ class Observer(Protocol):
     """Somebody who watches a run; all methods are called from the thread that runs the loop."""
 
     def begin(self, stage: str, total: int) -> None:
-        """A stage (``scout``, ``stream``) begins with so many integrations to do."""
+        """Note that a stage (``scout``, ``stream``) begins with so many integrations to do."""
 
     def advance(self, done: int, pair: RowPair | None) -> None:
         """So many integrations of the stage are done; the batch that was written, if one was."""
@@ -141,7 +141,10 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     for note in getattr(measuring, "notes", ()):
         observer.message(note)
     steps: tuple[Any, ...] = (measuring,)
-    measured: dict[str, Any] = {"flux_unit": measuring.unit, "measurement_notes": getattr(measuring, "notes", ())}
+    measured: dict[str, Any] = {
+        "flux_unit": measuring.unit,
+        "measurement_notes": getattr(measuring, "notes", ()),
+    }
     if exposure.info.is_spectroscopy:
         templates |= _scout_spectrum(measuring, scout)
         steps += bind_measurement(prepared.config, rates, prepared.references, templates, ("white_light",))
@@ -154,11 +157,13 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         key = (0, 0)
     start = describe_start(prepared, scout, measured)
     metadata = encode_metadata(start)
-    kind = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
+    kind: Literal["spectroscopy", "imaging"] = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
     lc_schema = light_curve_schema(kind=kind, flux_unit=measuring.unit, metadata=metadata)
     spectra = None
     if exposure.info.is_spectroscopy:
-        spectra = spectra_schema(n_wave=len(measuring.wavelength), flux_unit=measuring.unit, metadata=metadata)
+        spectra = spectra_schema(
+            n_wave=len(measuring.wavelength), flux_unit=measuring.unit, metadata=metadata
+        )
     return Ready(prepared, scout, Chain(rates, steps, key), start, lc_schema, spectra)
 
 
@@ -184,7 +189,9 @@ def _scout_spectrum(extract: Any, scout: Scout) -> dict[str, Any]:
 def _describe_spectrum(extract: Any, white: Any, prepared: Prepared) -> dict[str, Any]:
     wavelength = extract.wavelength
     middle = 0.5 * (wavelength[1:] + wavelength[:-1])
-    edges = np.concatenate([[1.5 * wavelength[0] - 0.5 * wavelength[1]], middle, [1.5 * wavelength[-1] - 0.5 * wavelength[-2]]])
+    edges = np.concatenate(
+        [[1.5 * wavelength[0] - 0.5 * wavelength[1]], middle, [1.5 * wavelength[-1] - 0.5 * wavelength[-2]]]
+    )
     return {
         "wavelength": wavelength,
         "wavelength_unit": "um" if prepared.wavelengths else "pixel",
@@ -335,11 +342,15 @@ class _Facts:
         """Count a batch."""
         batch = pair.light_curve
         self.integrations += batch.num_rows
-        self.missing += batch.num_rows - int(np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False)))
+        self.missing += batch.num_rows - int(
+            np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False))
+        )
         flux = batch.column("flux").to_numpy()
         self.bad_rows += int(np.count_nonzero(~np.isfinite(flux)))
         self.flags |= int(np.bitwise_or.reduce(batch.column("time_flag").to_numpy(), initial=0))
-        pairs = list(zip(batch.column("x").to_numpy().tolist(), batch.column("y").to_numpy().tolist(), strict=True))
+        pairs = list(
+            zip(batch.column("x").to_numpy().tolist(), batch.column("y").to_numpy().tolist(), strict=True)
+        )
         self._tail.extend(pairs)
         if len(self._head) < 4096:
             self._head.extend(pairs)
@@ -350,7 +361,9 @@ class _Facts:
         if self.integrations:
             warnings = self._drift()
         if self.bad_rows > self.missing:
-            warnings.append(f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits")
+            warnings.append(
+                f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits"
+            )
         return {
             "rows": self.integrations,
             "missing_integrations": self.missing,
@@ -383,12 +396,9 @@ class _Facts:
 
 def _log_steps(ready: Ready) -> None:
     for operator in ready.prepared.config.operators:
-        shown = ", ".join(f"{name}={value}" for name, value in operator.parameters().items() if name != "skip")
+        shown = ", ".join(
+            f"{name}={value}" for name, value in operator.parameters().items() if name != "skip"
+        )
         logger.info("step %s: %s", operator.name, shown or "no parameters")
     for name, spent in ready.chain.step_seconds().items():
         logger.info("time %s: %.3f s of worker time", name, spent)
-
-
-def rates_of(ready: Ready) -> RateChain:
-    """The part of the chain up to the slopes."""
-    return ready.chain.rates

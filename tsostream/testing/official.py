@@ -145,6 +145,15 @@ def save_reference(reftype: str, content: dict[str, Any], meta: dict[str, Any], 
     return str(path)
 
 
+def save_mask(mask: Any, folder: Path) -> str:
+    """Write a mask as an image."""
+    from stdatamodels.jwst import datamodels
+
+    path = folder / "mask.fits"
+    datamodels.ImageModel(data=np.asarray(mask, np.float32)).save(str(path))
+    return str(path)
+
+
 def run_case(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run one step."""
     import importlib
@@ -153,7 +162,7 @@ def run_case(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     step = getattr(importlib.import_module(module), name)()
     step.skip = False
     for parameter, value in case.get("parameters", {}).items():
-        setattr(step, parameter, value)
+        setattr(step, parameter, save_mask(value, folder) if parameter == "user_mask" else value)
     paths = {
         reftype: save_reference(reftype, content, case["meta"], folder)
         for reftype, content in case.get("references", {}).items()

@@ -49,7 +49,7 @@ class Trace:
 
 
 def robust_spread(values: np.ndarray) -> float:
-    """Standard deviation from the median absolute deviation, NaN ignored; 0 for no values."""
+    """Estimate the standard deviation from the median absolute deviation, NaN ignored; 0 for no values."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0
@@ -119,7 +119,7 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
             slope = (history[-1] - history[max(0, len(history) - 25)]) / max(min(len(history) - 1, 24), 1)
             guess = np.clip(history[-1] + slope, 0, ncross - 1)
             low = int(max(0, round(guess) - 3))
-            window = smooth[low : int(round(guess)) + 4, column]
+            window = smooth[low : round(guess) + 4, column]
             if window.size and window.max() > 4 * noise:
                 found = low + int(np.argmax(window))
                 ridge[column] = found

@@ -299,7 +299,17 @@ def measure(data, vp, vr, vf, bits, a, out):
             out.ground[i, :] = 0.0
             out.ground_variance[i, :] = 0.0
         _fit_template(
-            data[i], vp[i], vr[i], bits[i], a, out.ground[i], matrix, vector, diagonal, out.fit[i], out.fit_error[i]
+            data[i],
+            vp[i],
+            vr[i],
+            bits[i],
+            a,
+            out.ground[i],
+            matrix,
+            vector,
+            diagonal,
+            out.fit[i],
+            out.fit_error[i],
         )
         for j in range(COEFFICIENTS):
             usable = np.isfinite(out.fit[i, j]) and out.fit[i, 0] > 0.0
@@ -350,7 +360,9 @@ def measure(data, vp, vr, vf, bits, a, out):
             if nominal > 0.0:
                 # a column almost without light has no usable profile: never more than a twentieth
                 fill /= 1.0 + min(max(moved / nominal, -0.05), 0.05)
-            usable = used_area > 0.0 and not saturated and lost <= a.max_lost and np.isfinite(out.ground[i, c])
+            usable = (
+                used_area > 0.0 and not saturated and lost <= a.max_lost and np.isfinite(out.ground[i, c])
+            )
             if out.counts[i, c, 3] > 0:
                 flags |= ESTIMATED if usable else DNU
             if not usable:
@@ -362,7 +374,9 @@ def measure(data, vp, vr, vf, bits, a, out):
             out.var_rnoise[i, c] = rnoise * fill * fill
             out.var_flat[i, c] = flat * fill * fill
             shared = out.ground_variance[i, c] * (used_area * fill) ** 2
-            out.error[i, c] = np.sqrt((poisson + rnoise + flat) * fill * fill + shared + flux * flux * missing2)
+            out.error[i, c] = np.sqrt(
+                (poisson + rnoise + flat) * fill * fill + shared + flux * flux * missing2
+            )
             out.dq[i, c] = flags
             out.npixels[i, c] = used_area
             out.lost[i, c] = min(max(lost, 0.0), 1.0)

@@ -13,9 +13,17 @@ __all__ = ["Position", "measure_block", "position"]
 def measure_block(block: Rate, aperture: Aperture) -> Sums:
     """Run the kernel over a block of slopes."""
     n, columns = block.count, aperture.start.size - 1
-    floats = [np.empty((n, columns)) for _ in range(7)]
+    flux, poisson, rnoise, flat_field, error, ground, ground_variance = (
+        np.empty((n, columns)) for _ in range(7)
+    )
     out = Sums(
-        *floats,
+        flux,
+        poisson,
+        rnoise,
+        flat_field,
+        error,
+        ground,
+        ground_variance,
         dq=np.empty((n, columns), np.uint32),
         npixels=np.empty((n, columns)),
         lost=np.empty((n, columns)),

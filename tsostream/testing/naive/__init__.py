@@ -46,7 +46,6 @@ TWINS: dict[str, Callable[..., Any]] = {
     "group_planes.subtract_groups": subtract_numbered,
     "lastframe.flag_group": flag_last_group,
     "jump._difference": flag_jumps,
-    "jump._sorted_median": flag_jumps,
     "sorting.short_median": middle_value,
     "jump._robust_level": flag_jumps,
     "jump._flag_pixel": flag_jumps,

@@ -20,7 +20,7 @@ __all__ = [
 
 
 def scatter_of_groups(data: np.ndarray) -> np.ndarray:
-    """Standard deviation over the groups (float64 [y, x]) of one integration."""
+    """Find the standard deviation over the groups (float64 [y, x]) of one integration."""
     return data.astype(np.float64).std(axis=0)
 
 

@@ -9,10 +9,12 @@ from tsostream.integration.exposure_info import ExposureInfo
 #: EXP_TYPE -> (instrument, detector, subarray, readpatt, filter, pupil, grating, more keywords)
 _MODES: dict[str, tuple[str, str, str, str, str, str, str, dict[str, Any]]] = {
     "NRS_BRIGHTOBJ": ("NIRSPEC", "NRS1", "SUB512", "NRSRAPID", "CLEAR", "", "PRISM", {"FXD_SLIT": "S1600A1"}),
-    "NRC_TSGRISM": ("NIRCAM", "NRCALONG", "SUBGRISM64", "RAPID", "F444W", "GRISMR", "", {"MODULE": "A", "CHANNEL": "LONG"}),
+    "NRC_TSGRISM": ("NIRCAM", "NRCALONG", "SUBGRISM64", "RAPID", "F444W", "GRISMR", "",
+                    {"MODULE": "A", "CHANNEL": "LONG"}),
     "NIS_SOSS": ("NIRISS", "NIS", "SUBSTRIP96", "NISRAPID", "CLEAR", "GR700XD", "", {}),
     "MIR_LRS-SLITLESS": ("MIRI", "MIRIMAGE", "SLITLESSPRISM", "FASTR1", "P750L", "", "", {}),
-    "NRC_TSIMAGE": ("NIRCAM", "NRCB1", "SUB64P", "RAPID", "F210M", "CLEAR", "", {"MODULE": "B", "CHANNEL": "SHORT"}),
+    "NRC_TSIMAGE": ("NIRCAM", "NRCB1", "SUB64P", "RAPID", "F210M", "CLEAR", "",
+                    {"MODULE": "B", "CHANNEL": "SHORT"}),
     "MIR_IMAGE": ("MIRI", "MIRIMAGE", "SUB64", "FASTR1", "F1500W", "", "", {}),
 }  # fmt: skip
 EXP_TYPES = tuple(_MODES)

@@ -55,7 +55,8 @@ class FakeServer(ThreadingHTTPServer):
         if method == "get_server_info":
             from crds.client import proxy
 
-            places = {"reference_url": {"unchecked": self.url}, "mapping_url": {"unchecked": self.url}}
+            url = {"unchecked": {"jwst": self.url}}
+            places = {"reference_url": url, "mapping_url": url, "config_url": url, "pickle_url": url}
             return self.source.server_info() | places | {"download_metadata": proxy.crds_encode(sizes)}
         if method in ("get_default_context", "get_build_context"):
             return self.source.context

@@ -139,18 +139,35 @@ def test_a_full_disk(
     long: tuple[SimulatedExposure, list[Path]], tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
     exposure, segments = long
+    reference = reduce(exposure, tmp_path / "all.arrow", segments)
+    whole, scout = reference.stat().st_size, (tmp_path / "all.scout.npz").stat().st_size
+    limit = whole * 2 // 3
+    assert scout < limit
     out = tmp_path / "lc.arrow"
     block = 8 * bytes_per_integration(segments[0])
-    run = spawn(RUNNER, out, exposure.directory, *segments, "--limit", 60_000, "--block", block)
+    run = spawn(RUNNER, out, exposure.directory, *segments, "--limit", limit, "--block", block)
     told = run.communicate(timeout=60)[0].splitlines()
     assert run.returncode == SinkError.exit_code == 1
-    assert "cannot be written: File too large" in told[-1]
+    assert told[-1].startswith(f"SinkError: {out}: a batch cannot be written: File too large")
     lc = tsostream.open(out)
     assert 0 < len(lc) < 600
     assert lc.table["integration"].to_pylist() == list(range(1, len(lc) + 1))
     assert read_journal(journal_path(out))[1][-1].last_integration == len(lc) == int(told[-2])
-    reference = reduce(exposure, tmp_path / "all.arrow", segments)
-    assert table_differences(lc.table, tsostream.open(reference).table.slice(0, len(lc)).combine_chunks()) == []
+    expected = tsostream.open(reference).table.slice(0, len(lc)).combine_chunks()
+    assert table_differences(lc.table, expected) == []
+
+
+def test_no_room_for_the_scout(simulated: Simulated, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    """It is written before the first row."""
+    exposure = simulated("NRC_TSIMAGE", ints=20, seed=4)
+    reduce(exposure, tmp_path / "all.arrow")
+    limit = (tmp_path / "all.scout.npz").stat().st_size - 2000
+    out = tmp_path / "lc.arrow"
+    run = spawn(RUNNER, out, exposure.directory, *exposure.segments, "--limit", limit)
+    told, errors = run.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert run.returncode == 1
+    assert "lc.scout.npz: the scout cannot be stored (File too large); free some space" in told
 
 
 def test_a_second_process_is_refused(

@@ -64,8 +64,7 @@ def inspect_command(
             print_output(console, Path(name))
         others = tuple(name for name in inputs if name not in written)
         if others:
-            # looking does not download; what the CRDS cache lacks is listed
-            _inspect(console, make_request(others, None, fetch=False, **chosen), save_config)
+            _inspect(console, make_request(others, None, **chosen), save_config)
 
 
 def _is_arrow(path: Path) -> bool:
@@ -166,7 +165,8 @@ def _print_run(console: Console, request: Request, exposure: Exposure) -> None:
     from tsostream.run.setup import prepare
 
     try:
-        prepared = prepare(request, exposure, None)
+        # looking does not download; what the CRDS cache lacks is listed
+        prepared = prepare(request, exposure, None, fetch=False)
     except InputError as error:
         if any(problem.code != _NOT_YET for problem in error.problems):
             raise

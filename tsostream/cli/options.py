@@ -22,6 +22,7 @@ __all__ = [
     "inputs_argument",
     "make_request",
     "options",
+    "product_options",
     "save_config_option",
 ]
 
@@ -191,6 +192,36 @@ save_config_option = grouped(
     help="Write every parameter of every step, as resolved, to a YAML file that --config takes.",
 )
 
+_PRODUCTS = (
+    grouped(
+        "Output",
+        "--products",
+        multiple=True,
+        metavar="NAME[,NAME]",
+        help="FITS products to make, one per input segment: rate, rateints, ramp. May be repeated.",
+    ),
+    grouped(
+        "Output",
+        "--products-dir",
+        type=_PATH,
+        metavar="DIR",
+        help="Where FITS products go [default: beside the light curve].",
+    ),
+    grouped(
+        "Output",
+        "--save-steps",
+        multiple=True,
+        metavar="STEP[,STEP]",
+        help="Save what these steps make, as FITS, one file per input segment. May be repeated.",
+    ),
+    grouped(
+        "Output",
+        "--save-ints",
+        metavar="FIRST-LAST",
+        help="Integrations that --save-steps keeps, such as 1-10 [default: all].",
+    ),
+)
+
 _TALK = (
     grouped(
         "What is said",
@@ -216,6 +247,11 @@ def _apply(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
     return function
 
 
+def product_options(function: F) -> F:
+    """Add what ``process`` can make besides rows."""
+    return _apply(function, _PRODUCTS)
+
+
 def options(function: F) -> F:
     """Add what ``process`` and ``inspect`` share."""
     return _apply(function, (*_SELECTION, *_TALK))
@@ -231,7 +267,7 @@ def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any
     chosen["pars"] = chosen.get("pars") or None
     known = {field.name for field in fields(Request)}
     given = {name: value for name, value in chosen.items() if name in known and value is not None}
-    for name in ("refs_dir", "wavelengths", "lock"):
+    for name in ("refs_dir", "wavelengths", "lock", "products_dir"):
         if name in given:
             given[name] = given[name].expanduser()
     return Request(inputs=tuple(inputs), out=out, **given)

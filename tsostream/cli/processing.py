@@ -15,6 +15,7 @@ from tsostream.cli.options import (
     inputs_argument,
     make_request,
     options,
+    product_options,
     save_config_option,
 )
 
@@ -35,6 +36,7 @@ tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
 tsostream process data/ --level calints --wavelengths jw*_calints.fits --out lc.arrow
 tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8
 tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log-file lc.log
+tsostream process data/ --refs references/ --out lc.arrow --products rateints --save-steps refpix --save-ints 1-10
 """
 
 
@@ -49,6 +51,7 @@ tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log
     help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.",
 )
 @grouped("Output", "--overwrite", is_flag=True, help="Replace an output that is there already.")
+@product_options
 @grouped(
     "Output",
     "--hash-inputs",

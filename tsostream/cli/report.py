@@ -154,7 +154,7 @@ def scout_text(scout: ScoutPlan, exposure: Exposure) -> str:
 
 def memory_text(plan: MemoryPlan) -> str:
     """Say how much memory the run takes, and for what."""
-    parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
+    parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows", "products")
     shares = ", ".join(
         f"{name} {getattr(plan, name) / 1e6:.0f}" for name in parts if getattr(plan, name) >= 5e5
     )
@@ -186,6 +186,7 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str | Text]]:
         ("scout", scout_text(prepared.scout, prepared.exposure)),
         ("blocks", blocks_text(prepared.plan)),
         ("memory", memory_text(prepared.plan)),
+        ("products", "\n".join(prepared.products.lines()) if prepared.products is not None else ""),
     ]
 
 

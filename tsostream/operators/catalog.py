@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tsostream.operators.base import Operator
 from tsostream.operators.charge_migration import ChargeMigration
+from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.dark_current import DarkCurrent
 from tsostream.operators.dq_init import DqInit
 from tsostream.operators.emicorr import Emicorr
@@ -30,12 +31,12 @@ __all__ = ["IMAGING", "MIRI_RAMPS", "NIR_RAMPS", "OPERATORS", "SPECTROSCOPY"]
 
 NIR_RAMPS = (
     "group_scale", "dq_init", "saturation", "ipc", "superbias", "refpix", "linearity", "dark_current",
-    "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit", "gain_scale",
+    "charge_migration", "jump", "picture_frame", "clean_flicker_noise", "persistence", "ramp_fit", "gain_scale",
 )  # fmt: skip
 MIRI_RAMPS = (
     "group_scale", "dq_init", "emicorr", "saturation", "ipc", "firstframe", "lastframe", "reset", "linearity",
-    "rscd", "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "persistence", "ramp_fit",
-    "gain_scale",
+    "rscd", "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "clean_flicker_noise",
+    "persistence", "ramp_fit", "gain_scale",
 )  # fmt: skip
 SPECTROSCOPY = ("extract_1d", "white_light")
 IMAGING = ("tso_photometry",)
@@ -60,6 +61,7 @@ OPERATORS: dict[str, type[Operator]] = {
         ChargeMigration,
         Jump,
         PictureFrame,
+        CleanFlickerNoise,
         Persistence,
         RampFit,
         GainScale,

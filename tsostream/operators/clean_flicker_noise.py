@@ -1,9 +1,10 @@
 """clean_flicker_noise: take noise out that a line of pixels has in common, group by group (stage 1, section 17).
 
-The difference of two groups, less a background level, is noise where no source is. Its median along each line is
-subtracted, and the groups are added up again. What is background is decided three times: by a mask of the scene, and
-twice by clipping the values of the difference itself. For both clips one sorting of the values is enough: a clip
-keeps a stretch of the sorted list, and means and widths of stretches follow from running sums.
+The difference of two groups, less a background level, is noise where no source is. Its median along each
+line is subtracted, and the groups are added up again. What is background is decided three times: by a mask
+of the scene, and twice by clipping the values of the difference itself. For both clips one sorting of the
+values is enough: a clip keeps a stretch of the sorted list, and means and widths of stretches follow from
+running sums.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
 from tsostream.operators.jit import kernel
-from tsostream.operators.ranks import clipped_stretch, half_width, middle_of_lines, sort_values, sums_of_squares
+from tsostream.operators.ranks import (
+    clipped_stretch,
+    half_width,
+    middle_of_lines,
+    sort_values,
+    sums_of_squares,
+)
 from tsostream.operators.tile import Tile
 
 __all__ = ["CleanFlickerNoise", "clean_ramp", "clip_limits", "scene_mask"]
@@ -55,15 +62,45 @@ def clip_limits(values, start, stop, below, above, halved, sums, squares):
     """
     zero = np.float64(values[(start + stop) // 2])
     sums_of_squares(values, start, stop, zero, sums, squares)
-    first, last, centre, width = clipped_stretch(values, start, stop, SIGMA, zero, sums, squares)
+    _, _, centre, width = clipped_stretch(values, start, stop, SIGMA, zero, sums, squares)
     if halved:
         width = half_width(values, start, stop, centre, SIGMA, squares)
     return centre - below * width, centre + above * width
 
 
 @kernel
+def _collect(group, flags, scene, before, image, good, work):
+    """Take the difference to the group before, and list its background; returns the number of values listed."""
+    count = 0
+    for y in range(group.shape[0]):
+        for x in range(group.shape[1]):
+            value = group[y, x] - before[y, x]
+            before[y, x] = group[y, x]
+            keep = scene[y, x] and not flags[y, x] & UNUSABLE and np.isfinite(value)
+            image[y, x] = value
+            good[y, x] = keep
+            if keep:
+                work[count] = value
+                count += 1
+    return count
+
+
+@kernel
 def clean_ramp(
-    data, groupdq, scene, subtract_level, n_sigma, along_x, channels, before, image, good, work, spare, sums, squares
+    data,
+    groupdq,
+    scene,
+    subtract_level,
+    n_sigma,
+    along_x,
+    channels,
+    before,
+    image,
+    good,
+    work,
+    spare,
+    sums,
+    squares,
 ):
     """Clean one integration.
 
@@ -95,17 +132,7 @@ def clean_ramp(
     ngroups, ny, nx = data.shape
     before[:] = data[0]
     for g in range(1, ngroups):
-        count = 0
-        for y in range(ny):
-            for x in range(nx):
-                value = data[g, y, x] - before[y, x]
-                before[y, x] = data[g, y, x]
-                keep = scene[y, x] and not groupdq[g, y, x] & UNUSABLE and np.isfinite(value)
-                image[y, x] = value
-                good[y, x] = keep
-                if keep:
-                    work[count] = value
-                    count += 1
+        count = _collect(data[g], groupdq[g], scene, before, image, good, work)
         if count == 0:
             continue
         level = np.float32(0.0)
@@ -174,8 +201,8 @@ def scene_mask(image: np.ndarray, n_sigma: float) -> np.ndarray:
 class CleanFlickerNoise(Operator):
     """Subtract the median of each line of background from the difference of each pair of groups.
 
-    The scene is masked once for the run, from the scout's image; the official step takes the mean slopes of the file
-    (``single_mask``). While there is no image yet, for the scout itself, the step does nothing.
+    The scene is masked once for the run, from the scout's image; the official step takes the mean slopes
+    of the file (``single_mask``). While there is no image yet, for the scout itself, the step does nothing.
 
     Parameters
     ----------
@@ -237,7 +264,9 @@ class CleanFlickerNoise(Operator):
             return BoundRampStep(self.name, plane, skipped="no image to mask the scene by yet")
         along_x = not info.is_miri and abs(info.slowaxis) == 2
         length = info.nx if along_x else info.ny
-        whole = self.fit_by_channel and info.subarray.upper() == "FULL" and not info.is_miri and length == 2048
+        whole = (
+            self.fit_by_channel and info.subarray.upper() == "FULL" and not info.is_miri and length == 2048
+        )
         run = partial(
             _clean,
             scene=scene_mask(np.asarray(image), self.n_sigma),
@@ -251,7 +280,8 @@ class CleanFlickerNoise(Operator):
     def _refuse_unsupported(self) -> None:
         asked = {
             "fit_method 'fft'": self.fit_method == "fft",
-            f"background_method {self.background_method!r}": self.background_method in ("model", "median_image"),
+            f"background_method {self.background_method!r}": self.background_method
+            in ("model", "median_image"),
             "single_mask False": not self.single_mask,
             "mask_science_regions": self.mask_science_regions,
             "apply_flat_field": self.apply_flat_field,

@@ -66,7 +66,7 @@ def sort_values(values, spare, count):
 
 @kernel
 def sums_of_squares(values, start, stop, zero, sums, squares):
-    """Running sums of ``value - zero`` and of its square.
+    """Write running sums of ``value - zero`` and of its square.
 
     Parameters
     ----------
@@ -153,7 +153,10 @@ def clipped_stretch(values, start, stop, limit, zero, sums, squares):
         spread = np.sqrt(max(0.0, (squares[last] - squares[first]) / count - mean * mean))
         centre = _middle(values, first, last)
         low, high = centre - limit * spread, centre + limit * spread
-        next_first, next_last = _first_at_least(values, first, last, low), _first_above(values, first, last, high)
+        next_first, next_last = (
+            _first_at_least(values, first, last, low),
+            _first_above(values, first, last, high),
+        )
         if next_first == first and next_last == last:
             break
         if next_first >= next_last:
@@ -171,7 +174,7 @@ def clipped_stretch(values, start, stop, limit, zero, sums, squares):
 
 @kernel
 def half_width(values, start, stop, centre, limit, squares):
-    """Standard deviation of the values up to ``centre`` and their mirror images, clipped up to five times.
+    """Find the standard deviation of the values up to ``centre`` and their mirror images, clipped up to five times.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tsostream.errors import Problem, ReferenceMismatchError
@@ -90,7 +91,13 @@ def _not_there(wanting: Mapping[str, str], context: str, why: str) -> Problem:
 
 
 def _downloader(progress: Progress | None) -> Callable[..., Any]:
-    """Give crds's downloader (retries, lock, sha1, atomic rename), telling how far it is."""
+    """Give crds's downloader (retries, lock, sha1, atomic rename), telling how far it is.
+
+    Returns
+    -------
+    type
+        A class to be called as ``crds.client.api.FileCacher`` is.
+    """
     from crds.client import api
 
     class Counting(api.FileCacher):
@@ -103,5 +110,13 @@ def _downloader(progress: Progress | None) -> Callable[..., Any]:
                 if progress is not None:
                     progress(filename, done, size)
                 yield piece
+
+        def verify_file(self, filename: str, localpath: str) -> None:
+            # crds moves the file into the cache before it checks it, and leaves it there when it is damaged
+            try:
+                super().verify_file(filename, localpath)
+            except Exception:
+                Path(localpath).unlink(missing_ok=True)
+                raise
 
     return Counting

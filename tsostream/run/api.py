@@ -19,10 +19,11 @@ __all__ = ["process", "run_request", "stream"]
 
 def _request(inputs: str | Path | Sequence[str | Path], out: Path | None, options: dict[str, Any]) -> Request:
     many = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    for name in ("settings", "skip_steps", "overrides"):
-        if name in options:
-            options[name] = tuple(options[name])
-    for name in ("refs_dir", "wavelengths"):
+    for name in ("settings", "skip_steps", "overrides", "pars", "products", "save_steps"):
+        if options.get(name) is not None:
+            one = isinstance(options[name], str)
+            options[name] = (options[name],) if one else tuple(options[name])
+    for name in ("refs_dir", "wavelengths", "lock", "products_dir"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
     return Request(inputs=tuple(many), out=out, **options)
@@ -66,7 +67,8 @@ def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **option
         The light curve to write; several exposures or detectors make one each (``lc.nrs1.arrow``, …).
     **options
         Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
-        scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs``.
+        scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs, products, products_dir, save_steps,
+        save_ints``.
 
     Returns
     -------

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tsostream.errors import ConfigError, OperatorError, Problem, TsoStreamError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate, Raw
 from tsostream.integration.reference import Reference
-from tsostream.operators.base import Binding, BoundRampStep, BoundStep
+from tsostream.operators.base import Binding, BoundRampStep, BoundStep, RowPass
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
 from tsostream.run.config import Config
@@ -74,6 +75,9 @@ class RateChain:
         Tile size.
     seconds
         Step -> worker time spent in it [s].
+    taps
+        Step (or ``decode``) -> ``tap(tile, step)``, called when the step has finished all rows of a tile; for results
+        that are saved. Called from the workers, side by side.
     """
 
     info: ExposureInfo
@@ -81,6 +85,7 @@ class RateChain:
     pixeldq: np.ndarray
     plan: TilePlan
     seconds: dict[str, float] = field(default_factory=dict)
+    taps: dict[str, Callable[[Tile, str], None]] = field(default_factory=dict, repr=False)
     _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -129,8 +134,7 @@ class RateChain:
     def _fit(self, raw: Raw, space: _Workspace) -> Rate:
         words = raw.arrays["SCI"]
         rate = space.slopes(self.info, raw)
-        passes = [decode_pass, *(one for step in self.steps for one in step.passes)]
-        names = ["decode", *(step.name for step in self.steps for _ in step.passes)]
+        names, passes = self._passes()
         spent = [0.0] * len(passes)
         for start in range(0, raw.count, self.plan.integrations):
             stop = min(start + self.plan.integrations, raw.count)
@@ -153,6 +157,17 @@ class RateChain:
                 self.seconds[name] = self.seconds.get(name, 0.0) + value
         return rate
 
+    def _passes(self) -> tuple[list[str], list[RowPass]]:
+        """All passes in order with the names they are timed under; a tap waits for all rows, as statistics do."""
+        named: list[tuple[str, RowPass]] = []
+        stages = [("decode", (decode_pass,)), *((step.name, step.passes) for step in self.steps)]
+        for name, passes in stages:
+            named += [(name, one) for one in passes]
+            if name in self.taps:
+                tap = self.taps[name]
+                named.append(("products", RowPass(partial(_call_tap, tap=tap, step=name), frame=True)))
+        return [name for name, _ in named], [one for _, one in named]
+
     def _borrow(self) -> _Workspace:
         try:
             return self._idle.get_nowait()
@@ -162,6 +177,10 @@ class RateChain:
             return _Workspace(
                 np.empty(shape, np.float32), np.empty(shape, np.uint8), make_scratch(self.steps, n)
             )
+
+
+def _call_tap(tile: Tile, _y0: int, _y1: int, *, tap: Callable[[Tile, str], None], step: str) -> None:
+    tap(tile, step)
 
 
 @dataclass
@@ -176,12 +195,17 @@ class Chain:
         Bound steps on slopes and measurements, in order.
     key
         ``(order, aperture)`` of the rows.
+    seconds
+        Step -> worker time spent in it [s].
+    taps
+        Functions that are shown the slopes of each block before it is measured; called from the workers.
     """
 
     rates: RateChain
     steps: tuple[BoundStep, ...]
     key: tuple[int, int]
     seconds: dict[str, float] = field(default_factory=dict)
+    taps: tuple[Callable[[Rate], None], ...] = ()
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def measure(self, raw: Raw) -> Measurement:
@@ -203,6 +227,10 @@ class Chain:
             with self.rates.rates(raw) as rate:
                 if not self.rates.info.is_ramp:
                     self._clock("decode", began)
+                for tap in self.taps:
+                    name, began = "products", time.perf_counter()
+                    tap(rate)
+                    self._clock(name, began)
                 block: Any = rate
                 for step in self.steps:
                     name, began = step.name, time.perf_counter()

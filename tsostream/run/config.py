@@ -165,10 +165,7 @@ def load_config(
         With every unknown step, unknown parameter and unacceptable value, and every file that cannot be read.
     """
     merged = Merged(step_order(info))
-    if lock is not None:
-        source = _lay_lock(merged, lock, config, pars)
-    else:
-        source = _lay_files(merged, info, config, pars, crds)
+    source = _lay_lock(merged, lock, config, pars) if lock else _lay_files(merged, info, config, pars, crds)
     for text in settings:
         layer = setting_layer(text, merged.problems)
         step = layer.steps[0][0] if layer else ""

@@ -15,12 +15,14 @@ import numpy as np
 from tsostream.errors import ConfigError, MemoryLimitError, Problem
 from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
 from tsostream.run.chain import RateChain
-from tsostream.run.scout import ScoutPlan, stack_size
+from tsostream.run.products import ProductPlan, product_memory
+from tsostream.run.scout import COVARIANCE_PIXELS, ScoutPlan, stack_size
 
 __all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
 
-#: what the interpreter takes with all libraries and kernels loaded, before any data [bytes]
-PROGRAM_BYTES = 190 << 20
+#: what the interpreter takes with all libraries imported (200 MB) and kernels loaded (100 MB), without any data
+#: [bytes]; measured on exposures of a few pixels with ``python -m bench.memory --tiny``
+PROGRAM_BYTES = 288 << 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class MemoryPlan:
         Integrations per block.
     read_ahead
         Blocks read before they are asked for.
-    program, buffers, references, workspaces, blocks, scout, rows
+    program, buffers, references, workspaces, blocks, scout, rows, products
         Parts of the total [bytes].
     """
 
@@ -52,6 +54,7 @@ class MemoryPlan:
     blocks: int
     scout: int
     rows: int
+    products: int = 0
 
     @property
     def total(self) -> int:
@@ -61,12 +64,14 @@ class MemoryPlan:
             + self.buffers
             + self.references
             + self.workspaces
-            + max(self.blocks + self.rows, self.blocks + self.scout)
+            + max(self.blocks + self.rows + self.products, self.blocks + self.scout)
         )
 
     def lines(self) -> list[str]:
         """List the parts, one line each."""
-        parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
+        parts = (
+            "program", "buffers", "references", "workspaces", "blocks", "scout", "rows", "products",
+        )  # fmt: skip
         return [f"{name:<12}{getattr(self, name) / 1e6:9.1f} MB" for name in parts]
 
 
@@ -109,6 +114,7 @@ def make_plan(
     reference_bytes: int,
     workers: int,
     max_memory: int | None = None,
+    products: ProductPlan | None = None,
 ) -> MemoryPlan:
     """Choose block size and workers, shrinking them until the run fits.
 
@@ -119,7 +125,7 @@ def make_plan(
     """
     block_bytes, read_ahead = BLOCK_BYTES, 2
     while True:
-        plan = _size(exposure, rates, scout, reference_bytes, workers, block_bytes, read_ahead)
+        plan = _size(exposure, rates, scout, reference_bytes, workers, block_bytes, read_ahead, products)
         if max_memory is None or plan.total <= max_memory:
             return plan
         if block_bytes > (1 << 20):
@@ -146,6 +152,7 @@ def _size(
     workers: int,
     block_bytes: int,
     read_ahead: int,
+    products: ProductPlan | None,
 ) -> MemoryPlan:
     info = exposure.info
     frame = int(np.prod(info.frame_shape))
@@ -156,8 +163,10 @@ def _size(
     measurement = length * columns * 120
     in_flight = workers + 2
     images = 0 if scout.kind == "file" else stack_size(scout, exposure)
-    # the stack, the statistics' planes, and one block's variance
-    stack = (images + min(images, 9)) * frame * 4 + frame * 40 + length * frame * 9
+    # the stack and the statistics' planes; then one block's variance, or residuals and transforms of the covariance
+    followed = 0 if scout.kind == "file" else min(images, max(4, COVARIANCE_PIXELS // frame))
+    stack = (images + min(images, 9)) * frame * 4 + frame * 40
+    stack += max(length * frame * 9, followed * frame * 4 + 48 * frame)
     return MemoryPlan(
         workers=workers,
         block_bytes=block_bytes,
@@ -170,6 +179,7 @@ def _size(
         blocks=in_flight * (rate + measurement),
         scout=stack,
         rows=64 * columns * 60 * 4,
+        products=product_memory(products, frame, workers, length),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tsostream.errors import ConfigError, InputError, Problem
+from tsostream.errors import ConfigError, InputError, Problem, SinkError
 from tsostream.files import Exposure, read_sync
 from tsostream.integration import dq
 from tsostream.integration.payload import Raw
@@ -105,16 +105,27 @@ class Scout:
         }
 
     def save(self, path: Path) -> None:
-        """Store the templates beside the output; equal scouts give equal files."""
-        with path.open("wb") as file:
-            np.savez(
-                file,
-                image=self.image,
-                scatter=self.scatter,
-                variance=self.variance,
-                covariance=self.covariance,
-                numbers=np.array(self.numbers, np.int64),
-            )
+        """Store the templates beside the output; equal scouts give equal files.
+
+        Raises
+        ------
+        SinkError
+            When it cannot be written.
+        """
+        try:
+            with path.open("wb") as file:
+                np.savez(
+                    file,
+                    image=self.image,
+                    scatter=self.scatter,
+                    variance=self.variance,
+                    covariance=self.covariance,
+                    numbers=np.array(self.numbers, np.int64),
+                )
+        except OSError as error:
+            raise SinkError(
+                f"{path}: the scout cannot be stored ({error.strerror or error}); free some space or choose another --out"
+            ) from error
 
 
 def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
@@ -366,10 +377,14 @@ def _covariance(
     for place, index in enumerate(chosen):
         residuals[place] = stack[index] - image * np.float32(scale[index])
         mask &= np.isfinite(residuals[place])
-    limit = 6 * np.sqrt(noise)
-    residuals[~(np.abs(residuals) < limit + 6 * np.nan_to_num(np.abs(residuals)).mean())] = 0.0
+    # image by image: temporary copies of all of them would be the peak of the run's memory
+    size = np.mean([np.nan_to_num(np.abs(one)).mean(dtype=np.float64) for one in residuals])
+    limit = 6 * np.sqrt(noise) + 6 * size
     # the template, a median, holds about 1/n of each image's own noise
-    residuals *= np.float32(1.0 / np.sqrt(1.0 - 1.0 / len(stack)) if len(stack) > 1 else 1.0)
+    factor = np.float32(1.0 / np.sqrt(1.0 - 1.0 / len(stack)) if len(stack) > 1 else 1.0)
+    for one in residuals:
+        one[~(np.abs(one) < limit)] = 0.0
+        one *= factor
     independent = float(variance[mask].mean()) if mask.any() else 0.0
     return shared_covariance(residuals, mask, independent=independent, slow_is_x=slow_is_x)
 

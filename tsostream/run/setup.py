@@ -21,6 +21,7 @@ from tsostream.run.chain import RateChain, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
+from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.scout import ScoutPlan, parse_scout
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
@@ -42,8 +43,8 @@ class Request:
         References: a directory, and ``type=FILE`` strings.
     lock
         Lock file whose references and parameters are used.
-    crds_context, fetch
-        Rules of CRDS, and whether files its cache does not hold are downloaded.
+    crds_context
+        Rules of CRDS.
     wavelengths
         File with wavelengths.
     scout
@@ -58,6 +59,10 @@ class Request:
         Replace an existing output.
     hash_inputs
         Record the sha256 of whole input files, not only of their headers.
+    products, products_dir
+        FITS products to make (``rate, rateints, ramp``), and where; default beside the light curve.
+    save_steps, save_ints
+        Steps whose results are saved, and of which integrations, such as ``1-10``; default all.
     block_bytes
         Size of a block; for tests, results do not depend on it.
     """
@@ -72,7 +77,6 @@ class Request:
     pars: tuple[str, ...] | None = None
     lock: Path | None = None
     crds_context: str | None = None
-    fetch: bool = True
     wavelengths: Path | None = None
     scout: str = "auto"
     level: Level | None = None
@@ -81,6 +85,10 @@ class Request:
     max_memory: str | None = None
     overwrite: bool = False
     hash_inputs: bool = False
+    products: tuple[str, ...] = ()
+    products_dir: Path | None = None
+    save_steps: tuple[str, ...] = ()
+    save_ints: str | None = None
     block_bytes: int | None = None
 
 
@@ -112,6 +120,8 @@ class Prepared:
         What is worth telling once.
     crds_context
         Rules of CRDS that chose references; empty when none did.
+    products
+        FITS products to make; None when none is asked for.
     """
 
     request: Request
@@ -126,6 +136,7 @@ class Prepared:
     plan: MemoryPlan
     notes: tuple[str, ...] = field(default=())
     crds_context: str = ""
+    products: ProductPlan | None = None
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
@@ -156,7 +167,9 @@ def prepare_all(request: Request, *, progress: Progress | None = None) -> list[P
     outs: Sequence[Path | None] = [None] * len(exposures)
     if request.out is not None:
         outs = output_paths(request.out, exposures)
-    prepared, problems, kinds = [], [], set()
+    prepared: list[Prepared] = []
+    problems: list[Problem] = []
+    kinds: set[type[InputError]] = set()
     for exposure, out in zip(exposures, outs, strict=True):
         try:
             prepared.append(prepare(request, exposure, out, progress=progress))
@@ -170,7 +183,7 @@ def prepare_all(request: Request, *, progress: Progress | None = None) -> list[P
 
 
 def prepare(
-    request: Request, exposure: Exposure, out: Path | None, *, progress: Progress | None = None
+    request: Request, exposure: Exposure, out: Path | None, *, fetch: bool = True, progress: Progress | None = None
 ) -> Prepared:
     """Prepare one exposure; missing reference files are downloaded here, and never later.
 
@@ -192,24 +205,32 @@ def prepare(
             return None
 
     collect(lambda: _check_output(out, exposure, overwrite=request.overwrite))
-    chosen = choose(request, info, problems, fetch=request.fetch, progress=progress)
+    chosen = choose(request, info, problems, fetch=fetch, progress=progress)
     if chosen is not None:
         request = chosen.request
     scout = collect(lambda: parse_scout(request.scout))
-    memory = collect(lambda: parse_bytes(request.max_memory)) if request.max_memory else None
+    limit = request.max_memory
+    memory = collect(lambda: parse_bytes(limit)) if limit else None
     wavelengths, source = collect(lambda: _wavelengths(request, exposure)) or ({}, "")
     if chosen is None or scout is None:
         raise _error(problems)
     selection, missing = chosen.selection, chosen.missing
     problems += missing.errors
     loaded = collect(lambda: load_references(selection.paths, info))
+    config = chosen.config.without(missing.skipped)
+    products = collect(lambda: plan_products(request, exposure, out, config))
     if problems:
         raise _error(problems)
-    config = chosen.config.without(missing.skipped)
     rates = bind_rates(config, info, loaded.references, {})
     workers = request.workers or os.cpu_count() or 1
     plan = make_plan(
-        exposure, rates, scout, reference_bytes=loaded.nbytes, workers=workers, max_memory=memory
+        exposure,
+        rates,
+        scout,
+        reference_bytes=loaded.nbytes,
+        workers=workers,
+        max_memory=memory,
+        products=products,
     )
     notes = [
         *exposure.notes,
@@ -235,6 +256,7 @@ def prepare(
         wavelength_source=source,
         scout=scout,
         plan=plan,
+        products=products,
         notes=tuple(dict.fromkeys(notes)),
     )
 

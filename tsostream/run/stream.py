@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,7 @@ from tsostream.integration.payload import Measurement
 from tsostream.operators.jit import on_compile
 from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
 from tsostream.run.chain import Chain, bind_measurement
+from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start, run_fingerprint
 from tsostream.run.readout import effective_times
 from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers
@@ -101,6 +102,10 @@ class Result:
         ``complete``.
     seconds
         Stage -> wall time.
+    metadata
+        What the output says about itself.
+    products
+        FITS products made beside it.
     """
 
     out: Path
@@ -108,6 +113,7 @@ class Result:
     status: str
     seconds: dict[str, float] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    products: list[Path] = field(default_factory=list)
 
 
 def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observer) -> Ready:
@@ -252,10 +258,14 @@ async def run_exposure(
         raise ValueError("the run has no output")
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    with ThreadPoolExecutor(prepared.plan.workers, thread_name_prefix="tsostream") as pool:
+    with (
+        ThreadPoolExecutor(prepared.plan.workers, thread_name_prefix="tsostream") as pool,
+        ExitStack() as stack,
+    ):
         with on_compile(lambda: observer.message(COMPILING)):
             ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
         seconds["scout"] = time.perf_counter() - began
+        products = stack.enter_context(attach_products(prepared, ready.chain))
         inputs = [Path(segment.source_path) for segment in prepared.exposure.segments]
         output = Output.create(
             prepared.out,
@@ -284,10 +294,13 @@ async def run_exposure(
                 # the first failure is the one to report; rows and journal are on disk
                 if status == "complete":
                     raise
+        products.publish()
     _log_steps(ready)
     for line in footer.get("warnings", []):
         observer.message(line)
-    return Result(prepared.out, facts.integrations, status, seconds, {**ready.start, **footer})
+    return Result(
+        prepared.out, facts.integrations, status, seconds, {**ready.start, **footer}, products.paths
+    )
 
 
 def scout_path(out: Path) -> Path:

@@ -23,6 +23,7 @@ STEPS = {
     "group_scale": ("jwst.group_scale", "GroupScaleStep"),
     "saturation": ("jwst.saturation", "SaturationStep"),
     "ipc": ("jwst.ipc", "IPCStep"),
+    "superbias": ("jwst.superbias", "SuperBiasStep"),
     "refpix": ("jwst.refpix", "RefPixStep"),
     "rscd": ("jwst.rscd", "RscdStep"),
     "firstframe": ("jwst.firstframe", "FirstFrameStep"),

@@ -9,8 +9,10 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.testing.naive.flicker import FLICKER_TWINS
 from tsostream.testing.naive.interference import INTERFERENCE_TWINS
 from tsostream.testing.naive.reads import linearize_frames
+from tsostream.testing.naive.zeros import ZERO_TWINS
 
 __all__ = [
     "CORRECTION_TWINS",
@@ -122,9 +124,10 @@ def subtract_reference_pixels(
         if info.noutputs != 4:
             for parity in (0, 1) if odd_even else (None,):
                 members = [p for p, (_, c) in where.items() if parity in (None, c % 2)]
-                level = clip_mean([data[i, g][p] for p in members if reference[p] and good[p]], limit)
+                values = [float(data[i, g][p]) for p in members if reference[p] and good[p]]
+                mean = clip_mean(values, limit)
                 for p in members:
-                    frame[p] -= level
+                    frame[p] -= mean
             continue
         for output in range(4):
             levels = []
@@ -132,14 +135,14 @@ def subtract_reference_pixels(
                 members = [p for p, (_, c) in where.items() if c // 512 == output and parity in (None, c % 2)]
                 edges = []
                 for rows in (range(4), range(FULL - 4, FULL)):
-                    values = [data[i, g][p] for p in members if where[p][0] in rows and good[p]]
+                    values = [float(data[i, g][p]) for p in members if where[p][0] in rows and good[p]]
                     if values:
                         edges.append(clip_mean(values, limit))
                 levels.append((members, float(np.mean(edges)) if edges else None))
             if all(level is not None for _, level in levels):
                 for members, level in levels:
                     for p in members:
-                        frame[p] -= level
+                        frame[p] -= 0.0 if level is None else level
         if sides:
             _subtract_sides(frame, good, where, length, gain)
     return out
@@ -246,7 +249,9 @@ CORRECTION_TWINS: dict[str, Callable[..., Any]] = {
     "group_scale.scale_groups": rescale,
     "ipc.copy_rows": convolve_frames,
     "ipc.convolve": convolve_frames,
+    **FLICKER_TWINS,
     **INTERFERENCE_TWINS,
+    **ZERO_TWINS,
     "refpix._kept_moments": clip_mean,
     "refpix.clipped_mean": clip_mean,
     "refpix.mean_levels": subtract_reference_pixels,

@@ -1,0 +1,490 @@
+"""ramp_fit over all integrations of a segment file, as the official OLS_C fitter does it (spec stage 1, section 21).
+
+Here the weights come from each ramp's own signal, and the Poisson variance from the mean of the integrations' median
+rates: both depend on where the archive cut the exposure, which is why only the parity scope uses this. Arithmetic is
+in double precision, the weights' power in single precision, results are stored in single precision.
+
+A row of pixels goes through twice: slopes and median rates of every integration, then variances and the 2-D rate
+product. Ramps without flags are dot products and medians by a sorting network over the pixels of a row; the others
+take the scalar path, which follows the official code line by line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.operators.jit import kernel
+from tsostream.operators.ramp_fit import POWERS, weight_power
+from tsostream.operators.sorting import comparators, short_median
+
+__all__ = ["RatePlanes", "SegmentFit", "fit_segment", "official_weights", "read_variance"]
+
+DNU, SAT = np.uint8(dq.DO_NOT_USE), np.uint8(dq.SATURATED)
+JUMP, PERS = np.uint8(dq.JUMP_DET), np.uint8(dq.PERSISTENCE)
+INVALID = np.uint32(dq.DO_NOT_USE | dq.SATURATED)
+#: variances from here on are written as 0
+LARGE_VARIANCE = 1e6
+#: what the first walk leaves in ``err``: no fit, one segment, several segments
+EMPTY, SINGLE, SEVERAL = np.float32(0), np.float32(1), np.float32(2)
+
+
+def official_weights(length: int) -> np.ndarray:
+    """Weights whose dot product with a ramp of ``length`` groups is its rise per group; float64 [power, group]."""
+    x = np.arange(length, dtype=np.float64)
+    middle = (length - 1) / 2.0
+    rows = []
+    for power in POWERS:
+        w = np.ones(length)
+        if length > 2:
+            w = (np.abs(x - middle) / middle).astype(np.float32) ** np.float32(power)
+        w = w.astype(np.float64)
+        centre = (w * x).sum() / w.sum()
+        rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
+    return np.array(rows)
+
+
+@kernel
+def read_variance(length, rnoise, gain, time):
+    """Variance of the slope of a segment from read noise [(DN/s)^2]; fewer than three groups count as two."""
+    scatter = 6.0 if length < 3 else np.float64(length) ** 3 - length
+    return 12.0 * (rnoise / time) * (rnoise / time) / (scatter * gain * gain)
+
+
+@kernel
+def _weighted_slope(data, i, y, x, start, length, rnoise, gain, tgroup):
+    """Slope of three or more groups [DN/s]."""
+    rise = np.float64(data[i, start + length - 1, y, x]) - np.float64(data[i, start, y, x])
+    total = rnoise * rnoise + rise * gain
+    snr = 0.0
+    if not (total <= 0.0 or gain == 0.0):
+        snr = rise * gain / np.sqrt(total)
+    index = 0
+    for limit in (5.0, 10.0, 20.0, 50.0, 100.0):
+        if not snr < limit:
+            index += 1
+    middle = (length - 1) / 2.0
+    sw = swx = swy = swxx = swxy = 0.0
+    for k in range(length):
+        weight = np.float64(np.float32(abs((k - middle) / middle)) ** np.float32(POWERS[index]))
+        weight *= 1.0 / (rnoise * rnoise)
+        position = np.float64(start + k)
+        value = np.float64(data[i, start + k, y, x])
+        if np.isnan(value):
+            value = 0.0
+        sw += weight
+        swx += position * weight
+        swxx += position * position * weight
+        swy += value * weight
+        swxy += value * position * weight
+    return (sw * swxy - swx * swy) * (1.0 / (sw * swxx - swx * swx)) / tgroup
+
+
+@kernel
+def _segment_from(groupdq, i, y, x, g, g0, g1):
+    """Next run of good groups from ``g`` on: (start, end); a lone jump right before it belongs to it."""
+    while g < g1 and groupdq[i, g, y, x] & ~PERS:
+        g += 1
+    end = g
+    while end < g1 and not groupdq[i, end, y, x] & ~PERS:
+        end += 1
+    if g > g0 and g < g1 and (groupdq[i, g - 1, y, x] & ~PERS) == JUMP:
+        g -= 1
+    return g, end
+
+
+@kernel
+def _longest_segment(groupdq, i, y, x, g0, g1):
+    """Length of the longest segment; 0 when there is none."""
+    longest, g = 0, g0
+    while g < g1:
+        start, end = _segment_from(groupdq, i, y, x, g, g0, g1)
+        longest = max(longest, end - start)
+        g = max(end, g + 1)
+    return longest
+
+
+@kernel
+def _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work):
+    """Median rate of one ramp [DN/s] with flags (21.3); 0 when there is none."""
+    tgroup, one_time = times[0], times[1]
+    if g1 - g0 == 1:
+        # one saturated integration makes the mean of all of them unknown
+        return np.nan if groupdq[i, g0, y, x] & SAT else np.float64(data[i, g0, y, x]) / one_time
+    if alone:
+        rate = np.float64(data[i, g0, y, x]) / one_time
+        return 0.0 if np.isnan(rate) else rate
+    count = 0
+    for g in range(g0, g1 - 1):
+        if (groupdq[i, g, y, x] | groupdq[i, g + 1, y, x]) & (DNU | SAT) or groupdq[i, g + 1, y, x] & JUMP:
+            continue
+        delta = np.float64(data[i, g + 1, y, x]) / tgroup - np.float64(data[i, g, y, x]) / tgroup
+        if not np.isnan(delta):
+            work[count] = delta
+            count += 1
+    if count > 0:
+        return short_median(work, count)
+    if groupdq[i, g0, y, x] & (DNU | SAT):
+        return 0.0
+    rate = np.float64(data[i, g0, y, x]) / tgroup
+    return 0.0 if np.isnan(rate) else rate
+
+
+@kernel
+def _fit_flagged(data, groupdq, i, y, x, g0, g1, suppress, rnoise, gain, times, work, found):
+    """Fit one ramp with flags.
+
+    Returns DQ bits, whether there is a segment at all, and whether a group is saturated; ``found`` receives the sum of
+    slope / variance, the sum of 1 / read variance, of t (n - 1) [s], the number of segments and the median rate.
+    """
+    tgroup = times[0]
+    bits = np.uint32(0)
+    ngroups = g1 - g0
+    good = strict = lost = saturated = 0
+    for g in range(g0, g1):
+        good += (groupdq[i, g, y, x] & ~PERS) == 0
+    if suppress and good == 1:
+        for g in range(g0, g1):
+            groupdq[i, g, y, x] |= DNU
+    for g in range(g0, g1):
+        flags = groupdq[i, g, y, x]
+        bits |= np.uint32(flags & (JUMP | PERS))
+        strict += flags == 0
+        lost += (flags & (DNU | SAT)) != 0
+        saturated += (flags & SAT) != 0
+    alone = not suppress and strict == 1 and groupdq[i, g0, y, x] == 0
+    for k in range(5):
+        found[k] = 0.0
+    found[4] = _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work)
+    first_saturated = (groupdq[i, g0, y, x] & SAT) != 0
+    if first_saturated:
+        bits |= INVALID
+    if lost == ngroups:
+        bits |= np.uint32(DNU)
+        if saturated == ngroups:
+            bits |= np.uint32(SAT)
+        return bits, False, saturated > 0
+    longest = 0 if first_saturated else _longest_segment(groupdq, i, y, x, g0, g1)
+    g = g0
+    while g < g1 and longest > 0:
+        start, end = _segment_from(groupdq, i, y, x, g, g0, g1)
+        n = end - start
+        g = max(end, g + 1)
+        if n < 1 or (n == 1 and (longest > 1 or found[3] > 0)):
+            continue
+        time = times[1] if n == 1 and alone else tgroup
+        if n == 1:
+            slope = np.float64(data[i, start, y, x]) / time
+        elif n == 2:
+            slope = (np.float64(data[i, start + 1, y, x]) - np.float64(data[i, start, y, x])) / tgroup
+        else:
+            slope = _weighted_slope(data, i, y, x, start, n, rnoise, gain, tgroup)
+        variance = read_variance(n, rnoise, gain, time)
+        found[0] += slope / variance
+        found[1] += 1.0 / variance
+        found[2] += time * max(n - 1, 1)
+        found[3] += 1
+    return bits, longest > 0, saturated > 0
+
+
+@kernel
+def _error_variance(groupdq, i, y, x, g0, g1, level, rnoise, gain, tgroup):
+    """Variance of a slope made of several segments, read and photon noise combined (21.6) [(DN/s)^2]."""
+    longest = _longest_segment(groupdq, i, y, x, g0, g1)
+    total, g = 0.0, g0
+    while g < g1:
+        start, end = _segment_from(groupdq, i, y, x, g, g0, g1)
+        n = end - start
+        g = max(end, g + 1)
+        if n > 1 or (n == 1 and longest == 1):
+            poisson = level / (tgroup * gain * max(n - 1, 1))
+            total += 1.0 / (poisson + read_variance(n, rnoise, gain, tgroup))
+    return 1.0 / total
+
+
+@kernel
+def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, tgroup, lanes, rise, middle):
+    """Slopes and median rates of a row as if no ramp had a flag: ``rise`` [DN/group] and ``middle`` [DN/group]."""
+    count = g1 - g0 - 1
+    last = g1 - 1
+    for x in range(x0, x1):
+        rise[x] = 0.0
+        middle[x] = 0.0
+    if count < 1:
+        return
+    for g in range(count):
+        for x in range(x0, x1):
+            lanes[g, x] = data[i, g0 + g + 1, y, x] - data[i, g0 + g, y, x]
+    for c in range(pairs.shape[0]):
+        a, b = pairs[c, 0], pairs[c, 1]
+        for x in range(x0, x1):
+            low, high = lanes[a, x], lanes[b, x]
+            lanes[a, x] = min(low, high)
+            lanes[b, x] = max(low, high)
+    for x in range(x0, x1):
+        middle[x] = 0.5 * (np.float64(lanes[(count - 1) // 2, x]) + np.float64(lanes[count // 2, x]))
+    for x in range(x0, x1):
+        signal = np.float64(data[i, last, y, x]) - np.float64(data[i, g0, y, x])
+        noise = np.float64(rnoise[y, x])
+        lanes[0, x] = weight_power(signal, noise * noise, np.float64(gain[y, x]))
+    for g in range(1, count + 1):
+        for x in range(x0, x1):
+            weight = weights[int(lanes[0, x]), g]
+            rise[x] += weight * (np.float64(data[i, g0 + g, y, x]) - np.float64(data[i, g0, y, x]))
+
+
+@kernel
+def fit_segment(
+    data, groupdq, pixeldq, gain, rnoise, dark, weights, pairs, times, suppress, g0, g1, lanes,
+    slope, err, var_poisson, var_rnoise, bits,
+    rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits, y0, y1, x0, x1,
+):  # fmt: skip
+    """Fit every ramp of a segment, and the mean over its integrations.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Linearised signal of all integrations of the segment [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Flags; ramps with one good group lose it when ``suppress`` is set.
+    pixeldq : uint32 [y, x]
+        Static flags.
+    gain, rnoise, dark : float32 [y, x]
+        e-/DN, noise of one group [e-], average dark current.
+    weights : float64 [power, group]
+        As `official_weights` for ``g1 - g0`` groups.
+    pairs : int32 [comparator, 2]
+        As `tsostream.operators.sorting.comparators` for ``g1 - g0 - 1`` values.
+    times : float64 [2]
+        Group time, and time of a group that stands alone [s].
+    suppress : bool
+        suppress_one_group.
+    g0, g1 : int
+        The groups in use.
+    lanes : float32 [group, x]
+        Scratch.
+    slope, err, var_poisson, var_rnoise : float32 [integration, y, x]
+        Written [DN/s, DN/s, (DN/s)^2].
+    bits : uint32 [integration, y, x]
+        DQ, written.
+    rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits : [y, x]
+        The product over all integrations (21.7), written.
+    y0, y1, x0, x1 : int
+        Rows and columns.
+    """
+    n = data.shape[0]
+    nx = data.shape[3]
+    seen = np.empty(nx, np.uint8)
+    rise, middle = np.empty(nx, np.float64), np.empty(nx, np.float64)
+    # slope / variance, 1 / read variance, t (n - 1), median rate, integrations without use, saturated ones
+    sums = np.empty((6, nx), np.float64)
+    any_saturated = np.empty(nx, np.uint8)
+    work, found = np.empty(data.shape[1], np.float64), np.empty(5, np.float64)
+    ngroups = g1 - g0
+    for y in range(y0, y1):
+        sums[:, :] = 0.0
+        for x in range(x0, x1):
+            any_saturated[x] = 0
+            rate_bits[y, x] = pixeldq[y, x]
+        for i in range(n):
+            for x in range(x0, x1):
+                seen[x] = 0
+            for g in range(g0, g1):
+                for x in range(x0, x1):
+                    seen[x] |= groupdq[i, g, y, x]
+            _fit_clean_row(
+                data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, times[0], lanes, rise, middle
+            )
+            for x in range(x0, x1):
+                r, electrons = np.float64(rnoise[y, x]), np.float64(gain[y, x])
+                own = pixeldq[y, x]
+                if seen[x] or ngroups < 2 or not r > 0.0 or not electrons > 0.0 or own & INVALID:
+                    more, fitted, saturated = _fit_flagged(
+                        data, groupdq, i, y, x, g0, g1, suppress, r, electrons, times, work, found
+                    )
+                    own |= more
+                    rate_bits[y, x] |= more & np.uint32(JUMP | PERS)
+                    sums[3, x] += found[4]
+                    variance = 1.0 / found[1]
+                    if variance >= LARGE_VARIANCE:
+                        variance = 0.0
+                    value = 0.0
+                    if fitted:
+                        value = found[0] * variance
+                        for k in range(3):
+                            sums[k, x] += found[k]
+                    unusable = (own & INVALID) != 0
+                    slope[i, y, x] = np.nan if unusable else value
+                    empty = unusable or not fitted
+                    single = found[3] < 2 and variance > 0.0
+                    err[i, y, x] = EMPTY if empty else (SINGLE if single else SEVERAL)
+                    var_rnoise[i, y, x] = 0.0 if empty else variance
+                    var_poisson[i, y, x] = found[2] * electrons
+                    sums[4, x] += (own & np.uint32(DNU)) != 0
+                    sums[5, x] += (own & np.uint32(SAT)) != 0
+                    if saturated:
+                        own |= np.uint32(SAT)
+                        any_saturated[x] = 1
+                    bits[i, y, x] = own
+                    continue
+                variance = read_variance(ngroups, r, electrons, times[0])
+                value = rise[x] / times[0]
+                used = times[0] * (ngroups - 1)
+                sums[0, x] += value / variance
+                sums[1, x] += 1.0 / variance
+                sums[2, x] += used
+                sums[3, x] += middle[x] / times[0]
+                err[i, y, x] = SINGLE
+                if variance >= LARGE_VARIANCE:
+                    variance, value = 0.0, 0.0
+                    err[i, y, x] = SEVERAL
+                slope[i, y, x] = value
+                var_rnoise[i, y, x] = variance
+                var_poisson[i, y, x] = used * electrons
+                bits[i, y, x] = own
+        _finish_row(
+            groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated,
+            slope, err, var_poisson, var_rnoise,
+            rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits,
+        )  # fmt: skip
+
+
+@kernel
+def _photon_level(mean, dark):
+    """Signal that makes photon noise [DN/s]; an unknown or negative mean rate counts as 0."""
+    return (mean if mean > 0.0 else 0.0) + np.float64(dark)
+
+
+@kernel
+def _finish_row(
+    groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated,
+    slope, err, var_poisson, var_rnoise, rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits,
+):  # fmt: skip
+    """Turn what the first walk left into variances, and write the product over the integrations."""
+    n = slope.shape[0]
+    tgroup = times[0]
+    for i in range(n):
+        for x in range(x0, x1):
+            kind = err[i, y, x]
+            if kind == EMPTY:
+                var_poisson[i, y, x] = 0.0
+                continue
+            level = _photon_level(sums[3, x] / n, dark[y, x])
+            electrons = np.float64(gain[y, x])
+            poisson = level / np.float64(var_poisson[i, y, x])
+            if kind == SINGLE:
+                variance = poisson + np.float64(var_rnoise[i, y, x])
+            else:
+                variance = _error_variance(
+                    groupdq, i, y, x, g0, g1, level, np.float64(rnoise[y, x]), electrons, tgroup
+                )
+            err[i, y, x] = 0.0 if variance > LARGE_VARIANCE else np.sqrt(variance)
+            var_poisson[i, y, x] = 0.0 if poisson >= LARGE_VARIANCE or not poisson > 0.0 else poisson
+    for x in range(x0, x1):
+        if sums[4, x] == n:
+            rate_bits[y, x] |= np.uint32(DNU)
+        if sums[5, x] == n:
+            rate_bits[y, x] |= np.uint32(SAT)
+        level = _photon_level(sums[3, x] / n, dark[y, x])
+        poisson = level / (np.float64(gain[y, x]) * sums[2, x]) if sums[2, x] > 0.0 else 0.0
+        if poisson >= LARGE_VARIANCE or not poisson > 0.0:
+            poisson = 0.0
+        read = 1.0 / sums[1, x] if sums[1, x] > 0.0 else sums[1, x]
+        if read >= LARGE_VARIANCE:
+            read = 0.0
+        value = sums[0, x] * read
+        error = np.sqrt(poisson + read)
+        if rate_bits[y, x] & INVALID:
+            value = np.nan
+            poisson = read = error = 0.0
+        if any_saturated[x]:
+            rate_bits[y, x] |= np.uint32(SAT)
+        rate_slope[y, x] = value
+        rate_err[y, x] = error
+        rate_poisson[y, x] = poisson
+        rate_rnoise[y, x] = read
+
+
+@dataclass(frozen=True)
+class RatePlanes:
+    """Slope, error, two variances and DQ: of every integration [integration, y, x], or of their mean [y, x]."""
+
+    data: np.ndarray
+    err: np.ndarray
+    var_poisson: np.ndarray
+    var_rnoise: np.ndarray
+    dq: np.ndarray
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> RatePlanes:
+        """Make arrays to be written."""
+        return cls(*(np.empty(shape, np.float32) for _ in range(4)), np.empty(shape, np.uint32))
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All five, in the order of the kernels' arguments."""
+        return self.data, self.err, self.var_poisson, self.var_rnoise, self.dq
+
+
+@dataclass(frozen=True)
+class SegmentFit:
+    """The OLS_C fit, joined to a window of an exposure.
+
+    Parameters
+    ----------
+    info
+        The exposure.
+    gain, read : float32 [y, x]
+        References of the window.
+    dark : float32 [y, x]
+        Average dark current of the window.
+    suppress_one_group
+        As the step's parameter; ramps of one group are never suppressed.
+    """
+
+    info: ExposureInfo
+    gain: np.ndarray
+    read: np.ndarray
+    dark: np.ndarray
+    suppress_one_group: bool = True
+
+    def run(
+        self,
+        data: np.ndarray,
+        groupdq: np.ndarray,
+        pixeldq: np.ndarray,
+        out: RatePlanes,
+        rate: RatePlanes,
+        window: tuple[int, int, int, int],
+        groups: tuple[int, int] | None = None,
+    ) -> None:
+        """Fit rows ``y0 <= y < y1`` and columns ``x0 <= x < x1`` of all integrations.
+
+        Parameters
+        ----------
+        data, groupdq, pixeldq
+            As `fit_segment`.
+        out, rate
+            Written.
+        window
+            ``(y0, y1, x0, x1)``.
+        groups
+            First group in use and the one after the last; default all.
+        """
+        info, (g0, g1) = self.info, groups or (0, data.shape[1])
+        scale = self.gain.astype(np.float64) / np.sqrt(2.0 * info.nframes)
+        noise = (self.read * scale).astype(np.float32)
+        tgroup, tframe = float(np.float32(info.group_time)), float(np.float32(info.frame_time))
+        times = np.array([tgroup, (info.nframes + 1.0) * tframe / 2.0])
+        # a ramp of one group is never suppressed, whatever was discarded later
+        suppress = self.suppress_one_group and data.shape[1] > 1
+        count = g1 - g0
+        weights = official_weights(count) if count > 1 else np.zeros((len(POWERS), 1))
+        pairs = comparators(count - 1)
+        lanes = np.empty((max(count - 1, 1), data.shape[3]), np.float32)
+        fit_segment(
+            data, groupdq, pixeldq, self.gain, noise, self.dark, weights, pairs, times, suppress, g0, g1, lanes,
+            *out.arrays(), *rate.arrays(), *window,
+        )  # fmt: skip

@@ -1,0 +1,21 @@
+"""FITS products in the layout of the official pipeline, written block by block while a run goes on."""
+
+from __future__ import annotations
+
+from tsostream.sinks.products.average import MeanRate, RateSums, sums_bytes
+from tsostream.sinks.products.files import ProductKind, Products, ProductSpec, Source, product_bytes
+from tsostream.sinks.products.slabs import CHUNK_BYTES, ProductFile, part_path
+
+__all__ = [
+    "CHUNK_BYTES",
+    "MeanRate",
+    "ProductFile",
+    "ProductKind",
+    "ProductSpec",
+    "Products",
+    "RateSums",
+    "Source",
+    "part_path",
+    "product_bytes",
+    "sums_bytes",
+]

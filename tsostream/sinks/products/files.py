@@ -1,0 +1,295 @@
+"""The products of a run: which file each slab of slopes or ramps belongs to.
+
+One file per input segment and product, under the segment's own name:
+
+==========  ==========  ==========================================================  ====================
+product     model       extensions                                                  slab
+==========  ==========  ==========================================================  ====================
+rateints    CubeModel   SCI, ERR, DQ, INT_TIMES, VAR_POISSON, VAR_RNOISE            one integration
+rate        ImageModel  SCI, ERR, DQ, VAR_POISSON, VAR_RNOISE                       all at once, at the end
+ramp        RampModel   SCI, PIXELDQ, GROUPDQ, INT_TIMES                            one integration
+==========  ==========  ==========================================================  ====================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tsostream.integration.payload import Rate, Times
+from tsostream.sinks.products.average import MeanRate
+from tsostream.sinks.products.layout import (
+    Image,
+    Layout,
+    Table,
+    carry,
+    make_layout,
+    primary_header,
+    read_headers,
+)
+from tsostream.sinks.products.slabs import ProductFile
+
+__all__ = ["ProductKind", "ProductSpec", "Products", "Source", "product_bytes"]
+
+Array = npt.NDArray
+
+ProductKind = Literal["rateints", "rate", "ramp"]
+
+_MODELS: dict[ProductKind, str] = {"rateints": "CubeModel", "rate": "ImageModel", "ramp": "RampModel"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input segment, as far as its products need it.
+
+    Parameters
+    ----------
+    path
+        The file to read headers from.
+    first, count
+        Integrations it holds: number in the exposure of the first, and how many.
+    times
+        ``times(first, count)``, None where the file has no INT_TIMES.
+    """
+
+    path: Path
+    first: int
+    count: int
+    times: Callable[[int, int], Times] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class ProductSpec:
+    """One file to be.
+
+    Parameters
+    ----------
+    path
+        Its final name.
+    kind
+        What is in it.
+    source
+        Segment it is made from.
+    first, count
+        Integrations that go in.
+    shape
+        ``(y, x)`` of slopes, ``(group, y, x)`` of ramps.
+    step
+        The step whose result it holds; empty for the slopes at the end.
+    unit
+        BUNIT of SCI and ERR.
+    keywords
+        Primary keywords that are not the input's.
+    sections
+        Title -> keyword -> value: references, steps.
+    pixeldq : uint32 [y, x], optional
+        Flags of the pixels, for ramps.
+    """
+
+    path: Path
+    kind: ProductKind
+    source: Source
+    first: int
+    count: int
+    shape: tuple[int, ...]
+    step: str = ""
+    unit: str = ""
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pixeldq: Array | None = field(default=None, repr=False)
+
+    @property
+    def last(self) -> int:
+        """Number in the exposure of the last integration."""
+        return self.first + self.count - 1
+
+    def layout(self) -> Layout:
+        """Read the input's headers and give everything its place.
+
+        Raises
+        ------
+        ReadError
+            When the headers cannot be read.
+        """
+        primary, science = read_headers(self.source.path)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        values = {
+            "DATE": now,
+            "FILENAME": self.path.name,
+            **self.keywords,
+            "DATAMODL": _MODELS[self.kind],
+            "INTSTART": self.first,
+            "INTEND": self.last,
+        }
+        header = primary_header(carry(primary, primary=True), values, self.sections)
+        return make_layout(header, self._extensions(carry(science, primary=False)))
+
+    def _extensions(self, cards: Sequence[Any]) -> list[Image | Table]:
+        n, shape = self.count, self.shape
+        table: list[Image | Table] = [Table(n)] if self.source.times is not None else []
+        if self.kind == "ramp":
+            cube = (n, *shape)
+            return [
+                Image("SCI", "f4", cube, self.unit, cards),
+                Image("PIXELDQ", "u4", shape[-2:], cube=False),
+                Image("GROUPDQ", "u1", cube),
+                *table,
+            ]
+        one = self.kind == "rate"
+        full = shape if one else (n, *shape)
+        return [
+            Image("SCI", "f4", full, self.unit, cards, cube=not one),
+            Image("ERR", "f4", full, self.unit, cube=not one),
+            Image("DQ", "u4", full, cube=not one),
+            *(() if one else table),
+            Image("VAR_POISSON", "f4", full, cube=not one),
+            Image("VAR_RNOISE", "f4", full, cube=not one),
+        ]
+
+
+def product_bytes(kind: ProductKind, shape: tuple[int, ...], count: int) -> int:
+    """Size of a product, headers roughly [bytes]."""
+    frame = int(np.prod(shape))
+    if kind == "ramp":
+        each, whole = frame * 5 + 52, 4 * int(np.prod(shape[-2:]))
+    else:
+        each, whole = (0, 20 * frame) if kind == "rate" else (frame * 20 + 52, 0)
+    return each * count + whole + 16 * 2880
+
+
+@dataclass
+class _Open:
+    """A product being written, and the sums where it is a mean."""
+
+    spec: ProductSpec
+    file: ProductFile
+    mean: MeanRate | None = None
+
+
+class Products:
+    """All products of a run, written from any thread.
+
+    Parameters
+    ----------
+    specs
+        The files to be.
+    overwrite
+        Replace products that are there, also unfinished ones.
+    unusable
+        Errors of pixels of ``rate`` without any slope.
+    """
+
+    def __init__(self, specs: Sequence[ProductSpec], *, overwrite: bool = False, unusable: float = np.nan):
+        self._unusable = unusable
+        self._products = [
+            _Open(
+                spec,
+                ProductFile(
+                    spec.path,
+                    spec.layout,
+                    spec.first,
+                    spec.count,
+                    static={} if spec.pixeldq is None else {"PIXELDQ": spec.pixeldq},
+                    times=None if spec.kind == "rate" else spec.source.times,
+                    overwrite=overwrite,
+                ),
+                MeanRate(spec.first, spec.count, (spec.shape[-2], spec.shape[-1]))
+                if spec.kind == "rate"
+                else None,
+            )
+            for spec in specs
+        ]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Final names."""
+        return [one.spec.path for one in self._products]
+
+    @property
+    def ramp_steps(self) -> set[str]:
+        """Steps after which `add_ramps` wants to see the ramps."""
+        return {one.spec.step for one in self._products if one.spec.kind == "ramp"}
+
+    @property
+    def rate_steps(self) -> set[str]:
+        """Steps after which `add_rates` wants to see the slopes; empty for the last."""
+        return {one.spec.step for one in self._products if one.spec.kind != "ramp"}
+
+    def add_rates(self, rate: Rate, step: str = "") -> None:
+        """Write slopes to where they belong; blocks may come in any order.
+
+        Raises
+        ------
+        SinkError, OutputExistsError
+            Names the file and the integrations.
+        """
+        for one, part in self._parts(rate.first, rate.count, step, ramps=False):
+            block = rate
+            if (part.start, part.stop) != (0, rate.count):
+                block = Rate(
+                    rate.first + part.start,
+                    rate.data[part],
+                    rate.err[part],
+                    rate.var_poisson[part],
+                    rate.var_rnoise[part],
+                    rate.dq[part],
+                    rate.times[part],
+                )
+            if one.mean is not None:
+                sums = one.mean.add(block)
+                if sums is not None:
+                    one.file.write_whole(sums.planes(unusable=self._unusable))
+                continue
+            one.file.write(
+                block.first,
+                {
+                    "SCI": block.data,
+                    "ERR": block.err,
+                    "DQ": block.dq,
+                    "VAR_POISSON": block.var_poisson,
+                    "VAR_RNOISE": block.var_rnoise,
+                },
+            )
+
+    def add_ramps(self, first: int, data: Array, groupdq: Array, step: str) -> None:
+        """Write ramps [integration, group, y, x] to where they belong.
+
+        Raises
+        ------
+        SinkError, OutputExistsError
+            Names the file and the integrations.
+        """
+        for one, part in self._parts(first, len(data), step, ramps=True):
+            one.file.write(first + part.start, {"SCI": data[part], "GROUPDQ": groupdq[part]})
+
+    def _parts(self, first: int, count: int, step: str, *, ramps: bool) -> Iterator[tuple[_Open, slice]]:
+        """Products that take some of these integrations, and which."""
+        for one in self._products:
+            spec = one.spec
+            if spec.step != step or (spec.kind == "ramp") != ramps:
+                continue
+            low, high = max(first, spec.first), min(first + count - 1, spec.last)
+            if low <= high:
+                yield one, slice(low - first, high - first + 1)
+
+    def publish(self) -> None:
+        """Give all products their names.
+
+        Raises
+        ------
+        SinkError, OutputExistsError
+            The products not yet named stay as ``.part``.
+        """
+        for one in self._products:
+            one.file.publish()
+
+    def close(self) -> None:
+        """Let go of all files; those without their names stay as ``.part``."""
+        for one in self._products:
+            one.file.close()

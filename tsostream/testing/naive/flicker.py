@@ -1,0 +1,121 @@
+"""Twins of clean_flicker_noise (spec stage 1, sections 17.1 and 17.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tsostream.integration import dq
+
+__all__ = [
+    "FLICKER_TWINS",
+    "clean_integration",
+    "clip_background",
+    "clip_statistics",
+    "median_lines",
+    "order",
+]
+
+
+def order(values: np.ndarray) -> np.ndarray:
+    """Sort."""
+    return np.array(sorted(values.tolist()), values.dtype)
+
+
+def clip_statistics(values: np.ndarray, limit: float = 3.0) -> tuple[float, float]:
+    """Median and standard deviation after clipping about the median, limits evaluated up to five times."""
+    kept, low, high = values, -np.inf, np.inf
+    for _ in range(5):
+        centre, width = np.median(kept), kept.std()
+        low, high = centre - limit * width, centre + limit * width
+        inside = kept[(kept >= low) & (kept <= high)]
+        if inside.size in (0, kept.size):
+            break
+        kept = inside
+    kept = values[(values >= low) & (values <= high)]
+    return float(np.median(kept)), float(kept.std())
+
+
+def clip_background(
+    image: np.ndarray, mask: np.ndarray, below: float, above: float, *, halved: bool
+) -> np.ndarray:
+    """Mask (bool [y, x]) without the values that stand out of the background."""
+    image = image.astype(np.float64)
+    if not mask.any():
+        return mask
+    centre, width = clip_statistics(image[mask])
+    if halved:
+        off = centre - image[mask & (image <= centre)]
+        _, width = clip_statistics(np.concatenate([-off, off]))
+    return mask & (image >= centre - below * width) & (image <= centre + above * width)
+
+
+def median_lines(image: np.ndarray, good: np.ndarray, *, along_x: bool, channels: int) -> np.ndarray:
+    """Subtract the median of the good pixels of each part of each line."""
+    out = image.copy()
+    axis = 1 if along_x else 0
+    for part in np.array_split(np.arange(image.shape[axis]), channels):
+        for line in range(image.shape[1 - axis]):
+            where = (line, part) if along_x else (part, line)
+            if good[where].any():
+                out[where] -= np.median(image[where][good[where]])
+    return out
+
+
+def clean_integration(
+    data: np.ndarray, groupdq: np.ndarray, scene: np.ndarray, *, level: bool, n_sigma: float, along_x: bool
+) -> np.ndarray:
+    """Clean the groups of one integration one after the other.
+
+    Parameters
+    ----------
+    data : float32 [group, y, x]
+        Signal [DN].
+    groupdq : uint8 [group, y, x]
+        Flags.
+    scene : bool [y, x]
+        True where there is background only.
+    level
+        Subtract a median level first.
+    n_sigma
+        Second clip.
+    along_x
+        Direction of the lines.
+    """
+    out = data.copy()
+    for g in range(1, len(data)):
+        image = data[g] - data[g - 1]
+        mask = scene & ((groupdq[g] & (dq.DO_NOT_USE | dq.JUMP_DET)) == 0) & ~np.isnan(image)
+        lost = np.isnan(image)
+        image[lost] = 0.0
+        if not mask.any():
+            continue
+        background = np.float32(0)
+        if level:
+            mask = clip_background(image, mask, 3.0, 3.0, halved=True)
+            background = np.float32(np.median(image[mask]))
+            if n_sigma > 0:
+                mask = clip_background(image - background, mask, n_sigma, n_sigma, halved=True)
+        cleaned = median_lines(image - background, mask, along_x=along_x, channels=1) + background
+        cleaned[lost] = np.nan
+        out[g] = out[g - 1] + cleaned
+    return out
+
+
+#: ``module.kernel`` below ``tsostream.operators`` -> its twin
+FLICKER_TWINS: dict[str, Callable[..., Any]] = {
+    "ranks.sort_values": order,
+    "ranks.sums_of_squares": clip_statistics,
+    "ranks._first_at_least": clip_statistics,
+    "ranks._first_above": clip_statistics,
+    "ranks._middle": clip_statistics,
+    "ranks.clipped_stretch": clip_statistics,
+    "ranks.half_width": clip_background,
+    "ranks.middle_value": median_lines,
+    "ranks.middle_of_lines": median_lines,
+    "clean_flicker_noise.clip_limits": clip_background,
+    "clean_flicker_noise._collect": clean_integration,
+    "clean_flicker_noise.clean_ramp": clean_integration,
+}

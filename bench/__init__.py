@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m bench.stage1``, ``bench.memory``, ``bench.startup``; each with ``--json OUT`` and ``--tiny``."""
+"""Benchmarks: ``python -m bench.stage1``, ``bench.memory``, ``bench.startup``; see docs/benchmarks.md."""

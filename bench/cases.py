@@ -116,7 +116,13 @@ def make_data(case: Case, scratch: Path) -> Data:
         shutil.rmtree(source, ignore_errors=True)
         size = {"ny": case.ny, "nx": case.nx} if case.cropped else {}
         simulate(
-            case.exp_type, source, ints=short, groups=case.groups, subarray=case.subarray, transit_depth=0.0, **size
+            case.exp_type,
+            source,
+            ints=short,
+            groups=case.groups,
+            subarray=case.subarray,
+            transit_depth=0.0,
+            **size,
         )
     (first,) = source.glob("*_uncal.fits")
     wavelengths = sorted(source.glob("*wavelength*.fits"))

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _tenths(times: list[tuple[int, float]]) -> list[float]:
         return []
     size = len(times) // 10
     edges = [times[min(k * size, len(times) - 1)] for k in range(11)]
-    return [(b[1] - a[1]) / max(b[0] - a[0], 1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(b[1] - a[1]) / max(b[0] - a[0], 1) for a, b in pairwise(edges)]
 
 
 if __name__ == "__main__":

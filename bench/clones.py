@@ -7,8 +7,7 @@ the pixels repeat.
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def clone(source: Path, directory: Path, *, ints: int, segments: int = 1) -> lis
     tail = source.name.split("-seg", 1)[1][3:]
     edges = [ints * k // segments for k in range(segments + 1)]
     paths = []
-    for number, (before, last) in enumerate(zip(edges[:-1], edges[1:], strict=True), 1):
+    for number, (before, last) in enumerate(pairwise(edges), 1):
         path = directory / f"{stem}-seg{number:03d}{tail}"
         primary.update(NINTS=ints, INTSTART=before + 1, INTEND=last, EXSEGNUM=number, EXSEGTOT=segments)
         primary["FILENAME"] = path.name
@@ -114,11 +113,3 @@ def _hdu_bytes(hdu: fits.BinTableHDU) -> bytes:
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
     return buffer.getvalue()[RECORD:]
-
-
-def link_references(references: Sequence[Path], directory: Path) -> None:
-    """Put the reference files of the short exposure beside the long one."""
-    for path in references:
-        target = directory / path.name
-        if not target.exists():
-            shutil.copyfile(path, target)

@@ -27,8 +27,12 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Make the parser with the options all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
-    parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes: tests the benchmark itself")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keep the exposures here [default: a temporary folder]")
+    parser.add_argument(
+        "--tiny", action="store_true", help="seconds instead of minutes: tests the benchmark itself"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="keep the exposures here [default: a temporary folder]"
+    )
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="only these")
     return parser
 
@@ -72,7 +76,11 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
         environment["TSOSTREAM_CACHE_DIR"] = str(cache)
     job["launched"] = time.time()
     run = subprocess.run(
-        [sys.executable, "-m", "bench.child", json.dumps(job)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "bench.child", json.dumps(job)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     if run.returncode:
         raise RuntimeError(f"the run failed with exit code {run.returncode}:\n{run.stderr[-2000:]}")
@@ -96,7 +104,11 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return {
         "processor": model,
@@ -127,7 +139,9 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def write_results(path: Path | None, benchmark: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+def write_results(
+    path: Path | None, benchmark: str, rows: Sequence[Mapping[str, Any]], **more: Any
+) -> dict[str, Any]:
     """Put results, machine and command together, and into a file if one is asked for."""
     result = {
         "benchmark": benchmark,

@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""A run in a process of its own: ``runner.py OUT REFS SEGMENT... [--pause S] [--block BYTES] [--limit BYTES] [--hold]``.
+"""A run in a process of its own: ``runner.py OUT REFS SEGMENT... [--pause S] [--block BYTES] [--hold] ...``.
 
 Prints the last integration after each commit, so that the test knows what must be on disk.
 """

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.cases import CASES, make_data
 from run_helpers import Simulated
 
+from bench.cases import CASES, make_data
 from tsostream.records import RowPair
 from tsostream.run.setup import Request, prepare_all
 from tsostream.run.stream import Silent, run_exposure
@@ -50,7 +50,9 @@ def test_rows_come_while_the_run_goes_on(simulated: Simulated, tmp_path: Path) -
     exposure = simulated("NRS_BRIGHTOBJ", ints=200, seed=3)
     out = tmp_path / "lc.arrow"
     (prepared,) = prepare_all(
-        Request(inputs=tuple(exposure.segments), out=out, refs_dir=exposure.directory, block_bytes=1, workers=1)
+        Request(
+            inputs=tuple(exposure.segments), out=out, refs_dir=exposure.directory, block_bytes=1, workers=1
+        )
     )
     committed: list[int] = []
 

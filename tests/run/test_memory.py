@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_helpers import Simulated, differences, reduce
+
 from bench.cases import Case, Data, make_data
 from bench.clones import clone
 from bench.measure import run_child
-from run_helpers import Simulated, bytes_per_integration, differences, reduce
-
 from tsostream.errors import MemoryLimitError
 from tsostream.run.plan import MemoryPlan
 from tsostream.run.setup import Request, prepare_all
@@ -50,9 +50,10 @@ def test_max_memory_shrinks_the_plan(soss: SimulatedExposure) -> None:
         allowed = plans[-1].total - 1
     assert plans[0] == free
     assert len(plans) > 3
-    assert (plans[-1].workers, plans[-1].read_ahead) == (1, 0)
+    assert plans[-1].workers == 1
+    assert plans[-1].read_ahead <= 1
     assert sorted(plans, key=lambda plan: -plan.workers) == plans
-    assert plans[-1].total < 0.8 * free.total
+    assert plans[-1].total - plans[-1].program < 0.8 * (free.total - free.program)
 
 
 def test_then_it_refuses(soss: SimulatedExposure) -> None:
@@ -75,7 +76,7 @@ def test_the_advice_helps(simulated: Simulated) -> None:
 def test_the_plan_does_not_know_the_length(simulated: Simulated, tmp_path: Path) -> None:
     exposure = simulated("NRS_BRIGHTOBJ", ints=60, seed=8, cosmic_rays=1e-3)
     plans = []
-    for ints in (300, 3000):
+    for ints in (800, 3000):
         segments = clone(exposure.segments[0], tmp_path / str(ints), ints=ints, segments=2)
         plans.append(planned(replace(exposure, segments=tuple(segments))))
     assert plans[0] == plans[1]
@@ -90,20 +91,19 @@ def test_a_shrunk_run_gives_the_same_rows(bots: SimulatedExposure, bots_rows: Pa
 
 
 def test_peak_memory_does_not_grow(simulated: Simulated, tmp_path: Path) -> None:
-    """A hundred integrations and a thousand, in processes of their own."""
+    """A thousand integrations and four thousand, in processes of their own."""
     exposure = simulated("NRS_BRIGHTOBJ", ints=60, seed=8, cosmic_rays=1e-3)
-    block = 8 * bytes_per_integration(exposure.segments[0])
     peaks = []
-    for ints in (100, 100, 1000):  # the first one may have to compile
+    for ints in (60, 1000, 4000):  # the first one may have to compile
         directory = tmp_path / f"{len(peaks)}"
         segments = clone(exposure.segments[0], directory, ints=ints, segments=2)
         data = Data(tuple(segments), segments[0], exposure.directory, exposure.references["wavelength"])
-        measured = run_child(data, directory / "lc.arrow", workers=2, block_bytes=block)
+        measured = run_child(data, directory / "lc.arrow", workers=2)
         assert measured["integrations"] == ints
         peaks.append(measured["peak"])
     assert abs(peaks[2] - peaks[1]) < 0.05 * peaks[1] + 4 * MB
     assert peaks[2] > measured["floor"]  # the libraries alone; or nothing was measured
-    assert abs(measured["plan"] / peaks[2] - 1) < 0.15
+    assert abs(measured["plan"] / peaks[2] - 1) < 0.10
 
 
 FULL = [
@@ -118,7 +118,10 @@ FULL = [
 def test_full_subarrays(case: Case, limit: int, tmp_path: Path) -> None:
     """200 and 2,000 integrations: flat within 5 per cent, below the limit, as planned within 10 per cent."""
     run_child(make_data(replace(case, ints=20), tmp_path), tmp_path / "lc.arrow")  # compiles if need be
-    runs = [run_child(make_data(replace(case, ints=ints), tmp_path), tmp_path / "lc.arrow") for ints in (200, 2000)]
+    runs = [
+        run_child(make_data(replace(case, ints=ints), tmp_path), tmp_path / "lc.arrow")
+        for ints in (200, 2000)
+    ]
     peaks = [run["peak"] for run in runs]
     assert abs(peaks[1] / peaks[0] - 1) < 0.05
     assert peaks[1] < limit * MB

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.clones import clone
 from run_helpers import Simulated, bytes_per_integration, differences, light_curve, reduce, table_differences
 
 import tsostream
+from bench.clones import clone
 from tsostream.errors import InputError, OutputExistsError, ReadError, SinkError, TsoStreamError
 from tsostream.records import RowPair
 from tsostream.run.setup import Request, prepare_all
@@ -50,7 +50,11 @@ def test_random_corruptions(simulated: Simulated, tmp_path: Path) -> None:
     exposure = simulated("NRS_BRIGHTOBJ", ints=12, segments=2, seed=5, nx=64, groups=3)
     victim = tmp_path / exposure.segments[1].name
     whole = exposure.segments[1].read_bytes()
-    blocks = [at for at in range(0, len(whole), 2880) if whole[at : at + 2880].isascii() and 0 not in whole[at : at + 2880]]
+    blocks = [
+        at
+        for at in range(0, len(whole), 2880)
+        if whole[at : at + 2880].isascii() and 0 not in whole[at : at + 2880]
+    ]
     headers = np.concatenate([np.arange(at, at + 2880) for at in blocks])
     outcomes = {"rows": 0, "refused": 0, "failed": 0}
     for seed in range(200):
@@ -73,7 +77,9 @@ def test_random_corruptions(simulated: Simulated, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def long(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedExposure, list[Path]]:
+def long(
+    simulated: Simulated, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SimulatedExposure, list[Path]]:
     exposure = simulated("NRC_TSIMAGE", ints=20, seed=4)
     return exposure, clone(exposure.segments[0], tmp_path_factory.mktemp("long"), ints=600, segments=6)
 
@@ -115,7 +121,9 @@ def test_an_input_that_vanishes_in_mid_run(
     assert caught.value.exit_code == 1
     lc = tsostream.open(out)
     assert lc.status == "failed"
-    reference = tsostream.open(reduce(exposure, tmp_path / "reference.arrow", whole, scout=str(tmp_path / "lc.scout.npz")))
+    reference = tsostream.open(
+        reduce(exposure, tmp_path / "reference.arrow", whole, scout=str(tmp_path / "lc.scout.npz"))
+    )
     assert 64 <= len(lc) < 500
     assert table_differences(lc.table, reference.table.slice(0, len(lc)).combine_chunks()) == []
     assert read_journal(journal_path(out))[1][-1].last_integration == len(lc)
@@ -157,7 +165,9 @@ def test_a_full_disk(
     assert table_differences(lc.table, expected) == []
 
 
-def test_no_room_for_the_scout(simulated: Simulated, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]) -> None:
+def test_no_room_for_the_scout(
+    simulated: Simulated, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
     """It is written before the first row."""
     exposure = simulated("NRC_TSIMAGE", ints=20, seed=4)
     reduce(exposure, tmp_path / "all.arrow")
@@ -215,7 +225,9 @@ def test_a_directory_that_cannot_be_written(
     where.mkdir()
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != where and real(path, mode))
-    with pytest.raises(InputError, match=r"closed: the directory cannot be written; choose another --out") as caught:
+    with pytest.raises(
+        InputError, match=r"closed: the directory cannot be written; choose another --out"
+    ) as caught:
         reduce(bots, where / "lc.arrow")
     assert caught.value.exit_code == 2
     assert list(where.iterdir()) == []

@@ -81,10 +81,14 @@ def test_no_transit_no_depth(simulated: Simulated, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("oof", [0, None])
-def test_table(oof: float | None, simulated: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table(
+    oof: float | None, simulated: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Eight seeds of each mode; with 1/f noise at the instrument's level the table is for reading only."""
     lines = [f"1/f noise: {'none' if oof == 0 else 'as in the instrument'}; {INTS} integrations, seeds 11-18"]
-    lines += [f"{'mode':<18}{'scatter/error':>16}{'mean pull':>11}{'rms pull':>10}{'ppm/row':>9}{'r(x)':>7}{'r(y)':>7}"]
+    lines += [
+        f"{'mode':<18}{'scatter/error':>16}{'mean pull':>11}{'rms pull':>10}{'ppm/row':>9}{'r(x)':>7}{'r(y)':>7}"
+    ]
     for exp_type in SMALL:
         directory = tmp_path / exp_type
         directory.mkdir()
@@ -92,7 +96,8 @@ def test_table(oof: float | None, simulated: Simulated, tmp_path: Path, capsys: 
         scatter, uncertainty = pooled_scatter(verdicts)
         pulls = np.array([verdict.sigmas for verdict in verdicts])
         error, along_x, along_y = (
-            np.median([getattr(verdict, name) for verdict in verdicts]) for name in ("error", "along_x", "along_y")
+            np.median([getattr(verdict, name) for verdict in verdicts])
+            for name in ("error", "along_x", "along_y")
         )
         lines.append(
             f"{exp_type:<18}{scatter:9.3f} ±{uncertainty:5.3f}{pulls.mean():11.2f}{np.sqrt((pulls**2).mean()):10.2f}"

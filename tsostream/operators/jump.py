@@ -349,6 +349,9 @@ class Jump(Operator):
         Flag this many seconds after jumps of at least this size [DN].
     min_diffs_single_pass
         From this many usable differences on, one pass instead of the iterative search.
+    minimum_sigclip_groups
+        With ``--parity jwst``: segments of at least this many integrations compare each difference with the same
+        one of all other integrations. Without effect otherwise: no other integration is looked at.
     """
 
     name: ClassVar[str] = "jump"
@@ -365,6 +368,7 @@ class Jump(Operator):
     after_jump_flag_dn2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     after_jump_flag_time2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     min_diffs_single_pass: Annotated[int, msgspec.Meta(ge=2)] = 10
+    minimum_sigclip_groups: Annotated[int, msgspec.Meta(ge=1)] = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()

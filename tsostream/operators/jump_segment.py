@@ -26,6 +26,7 @@ __all__ = [
     "LANES",
     "JumpWorkspace",
     "SegmentJump",
+    "choose_method",
     "clear_seeds",
     "clip_integrations",
     "flag_after_segment",
@@ -249,7 +250,6 @@ def clip_integrations(
                         if d < bounds[0, j, lane] or d > bounds[1, j, lane]:
                             hits[found] = (j * n + i) * LANES + lane
                             found += 1
-            before = -1
             for lane in range(width):
                 moments[0, lane] = 0.0
             for k in range(found):
@@ -269,7 +269,6 @@ def clip_integrations(
                 if sigma > 0.0 and size > spread[0] and size < spread[1]:
                     groupdq[i, j + 1, y, x] |= SEED
                     marked[i, y] = 1
-            before = found
 
 
 @kernel
@@ -559,3 +558,143 @@ def living_planes(groupdq, flags, alive, y0, y1, x0, x1):
                         alive[i, g] = 1
                         break
                 y += 1
+
+
+@dataclass
+class JumpWorkspace:
+    """Arrays of one thread; made when first needed."""
+
+    count: int
+    ngroups: int
+
+    @cached_property
+    def clip(self) -> tuple[np.ndarray, ...]:
+        """Scratch of `clip_integrations`: pairs, lanes, counts, bounds, moments, hits."""
+        n, ndiff = self.count, self.ngroups - 1
+        return (
+            comparators(n),
+            np.empty((ndiff, n, LANES), np.float32),
+            np.empty((ndiff, LANES), np.int32),
+            np.empty((2, ndiff, LANES)),
+            np.empty((2, LANES)),
+            np.empty(ndiff * n * LANES, np.int32),
+        )
+
+    @cached_property
+    def within(self) -> tuple[np.ndarray, ...]:
+        """Scratch of `flag_within`: gathered, sizes, places, work."""
+        size = self.count * (self.ngroups - 1)
+        return (
+            np.empty((GATHERED, size), np.float32),
+            np.empty(size, np.float32),
+            np.empty(size, np.int32),
+            np.empty(size, np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class SegmentJump:
+    """The jump search, joined to a window of an exposure.
+
+    Parameters
+    ----------
+    jump
+        Parameters.
+    info
+        The exposure.
+    gain, read : float32 [y, x]
+        References of the window.
+    typical_gain
+        Median of the gain over the whole frame, which turns the sizes of large jumps into electrons.
+    method
+        How hits are found; see `choose_method`.
+    """
+
+    jump: Jump
+    info: ExposureInfo
+    gain: np.ndarray
+    read: np.ndarray
+    typical_gain: float
+    method: Method
+    noise2: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        read = (self.read * self.gain).astype(np.float32)
+        object.__setattr__(self, "noise2", (read * read / np.float32(self.info.nframes)).astype(np.float32))
+
+    @property
+    def after(self) -> np.ndarray:
+        """Groups to flag after jumps of the two sizes; int64 [2]."""
+        seconds = (self.jump.after_jump_flag_time1, self.jump.after_jump_flag_time2)
+        tgroup = self.info.group_time
+        return np.array([int(time // tgroup) if tgroup else 0 for time in seconds], np.int64)
+
+    def find(
+        self,
+        data: np.ndarray,
+        groupdq: np.ndarray,
+        marked: np.ndarray,
+        medians: np.ndarray,
+        reset: np.ndarray,
+        space: JumpWorkspace,
+        window: tuple[int, int, int, int],
+    ) -> None:
+        """Flag the hits in a window ``(y0, y1, x0, x1)``, and mark those that spread."""
+        jump = self.jump
+        spread = np.full(2, np.inf)
+        if jump.flag_4_neighbors:
+            spread[:] = jump.min_jump_to_flag_neighbors, jump.max_jump_to_flag_neighbors
+        every = bool(self.after.any())
+        arrays = (data, groupdq, self.gain, self.noise2)
+        if self.method == "clip":
+            clip_integrations(
+                *arrays, float(jump.rejection_threshold), spread, reset, *space.clip,
+                marked, medians, every, *window,
+            )  # fmt: skip
+        elif self.method in ("single", "iterative"):
+            thresholds = (
+                jump.rejection_threshold,
+                jump.four_group_rejection_threshold,
+                jump.three_group_rejection_threshold,
+            )
+            flag_within(
+                *arrays, np.array(thresholds, float), self.method == "single", spread, *space.within,
+                marked, medians, every, *window,
+            )  # fmt: skip
+        else:
+            marked[:, window[0] : window[1]] = 0
+
+    def flag_after(
+        self, data: np.ndarray, groupdq: np.ndarray, medians: np.ndarray, window: tuple[int, int, int, int]
+    ) -> None:
+        """Flag the groups after large jumps, once the neighbours are flagged."""
+        after = self.after
+        if not after.any() or self.method == "none":
+            return
+        sizes = np.array([self.jump.after_jump_flag_dn1, self.jump.after_jump_flag_dn2]) * self.typical_gain
+        seeds = np.zeros(data.shape[1], np.uint8)
+        flag_after_segment(data, groupdq, self.gain, medians, sizes, after, seeds, *window)
+
+
+def choose_method(jump: Jump, nints: int, flagged: np.ndarray, ngroups: int) -> Method:
+    """Choose how hits are found (16.3).
+
+    Parameters
+    ----------
+    jump
+        Parameters.
+    nints
+        Integrations in the segment.
+    flagged : int [integration]
+        Groups of each integration that no pixel can use.
+    ngroups
+        Groups of an integration.
+    """
+    if ngroups < 3:
+        return "none"
+    if nints >= jump.minimum_sigclip_groups:
+        return "clip"
+    usable = ngroups - int(flagged.max(initial=0))
+    if usable < 3:
+        return "none"
+    return "single" if usable - 1 >= jump.min_diffs_single_pass else "iterative"

@@ -11,6 +11,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
+from tsostream.operators.linearity_reads import reads_pass, wants_reads
 from tsostream.operators.tile import Tile
 
 __all__ = ["Linearity", "linearize", "prepare_coefficients"]
@@ -78,7 +79,11 @@ def prepare_coefficients(coefficients: np.ndarray, bits: np.ndarray) -> tuple[np
 
 @dataclass(frozen=True, kw_only=True)
 class Linearity(Operator):
-    """Correct the classical non-linearity."""
+    """Correct the classical non-linearity.
+
+    Where the reference holds inverse coefficients (INV_COEFFS) and a group averages several reads, the reads are
+    predicted, corrected one by one and averaged again; else the polynomial is applied to the group.
+    """
 
     name: ClassVar[str] = "linearity"
     references: ClassVar[tuple[str, ...]] = ("linearity",)
@@ -92,8 +97,16 @@ class Linearity(Operator):
             reference_array(reference, "DQ", shape, self.name),
         )
 
-        run = partial(_linearize, coefficients=coefficients)
-        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(run),))
+        one = RowPass(partial(_linearize, coefficients=coefficients))
+        if wants_reads(reference, binding.info):
+            # averaged groups: undo the averaging read by read (spec 10, read-level path)
+            inverse, more = prepare_coefficients(
+                reference_array(reference, "INV_COEFFS", shape, self.name),
+                reference_array(reference, "DQ", shape, self.name),
+            )
+            bits = bits | more
+            one = reads_pass(coefficients, inverse, binding.info.nframes)
+        return BoundRampStep(self.name, binding.dq_plane | bits, (one,))
 
 
 def _linearize(tile: Tile, y0: int, y1: int, *, coefficients: np.ndarray) -> None:

@@ -409,7 +409,7 @@ class RampFit(Operator):
             choose_weights(expected, scale, read2, weights, tgroup * (info.ngroups - 1), planes)
         clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
-        outside = self._outside(info.ngroups)
+        outside = self.outside(info.ngroups)
 
         fit = partial(
             _fit,
@@ -424,7 +424,8 @@ class RampFit(Operator):
             self.name, pixeldq, passes, {"ramp_fit.scale": ((), np.float64)}, produces="rate"
         )  # fmt: skip
 
-    def _outside(self, ngroups: int) -> list[int]:
+    def outside(self, ngroups: int) -> list[int]:
+        """List the groups that firstgroup and lastgroup leave out."""
         first = self.firstgroup or 0
         last = ngroups - 1 if self.lastgroup is None else min(self.lastgroup, ngroups - 1)
         if first >= last:

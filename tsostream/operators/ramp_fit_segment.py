@@ -149,6 +149,9 @@ def _fit_flagged(data, groupdq, i, y, x, g0, g1, suppress, rnoise, gain, times, 
     if suppress and good == 1:
         for g in range(g0, g1):
             groupdq[i, g, y, x] |= DNU
+    if g0 > 0:
+        # the groups before it were discarded, and the jump with them
+        groupdq[i, g0, y, x] &= ~JUMP
     for g in range(g0, g1):
         flags = groupdq[i, g, y, x]
         bits |= np.uint32(flags & (JUMP | PERS))

@@ -196,35 +196,47 @@ def find_references(
         _take_named(config or {}, "config", names, chosen, source, notes, problems)
     if problems:
         raise ReferenceMismatchError(problems)
-    context = trouble = ""
-    not_cached: dict[str, str] = {}
-    if crds is not None and lock is None and still_open():
-        answer = _ask_crds(crds, info, still_open())
-        if isinstance(answer, Trouble):
-            trouble = answer.why
-            if crds_is_configured(crds.context):
-                notes.append(Problem(f"CRDS could not be asked: {trouble}", "", "", "crds"))
-        else:
-            context, not_cached = answer.context, answer.wanting
-            notes += answer.notes
-            chosen |= answer.cached
-            source |= dict.fromkeys(answer.cached, "crds")
-            for name, reason in answer.absent.items():
-                rejected.setdefault(name, []).append(reason)
-            for name, file in not_cached.items():
-                reason = (
-                    f"{context} asks for {file}, which is not in the cache yet: process or refs fetch gets it"
-                )
-                rejected.setdefault(name, []).append(reason)
+    asked = crds if lock is None and still_open() else None
+    answer = _take_crds(asked, info, still_open(), chosen, source, rejected, notes)
     return Selection(
         paths={name: chosen[name] for name in names if name in chosen},
         source={name: source[name] for name in names if name in source},
         notes=tuple(notes),
         missing={name: tuple(rejected.get(name, ())) for name in still_open()},
-        context=context,
-        trouble=trouble,
-        not_cached=not_cached,
+        context=answer.context if isinstance(answer, Answer) else "",
+        trouble=answer.why if isinstance(answer, Trouble) else "",
+        not_cached=answer.wanting if isinstance(answer, Answer) else {},
     )
+
+
+def _take_crds(
+    wish: CrdsWish | None,
+    info: ExposureInfo,
+    names: Sequence[str],
+    chosen: dict[str, Path],
+    source: dict[str, Source],
+    rejected: dict[str, list[str]],
+    notes: list[Problem],
+) -> Answer | Trouble | None:
+    """Take what CRDS has; None when it need not be asked."""
+    if wish is None:
+        return None
+    answer = _ask_crds(wish, info, names)
+    if isinstance(answer, Trouble):
+        if crds_is_configured(wish.context):
+            notes.append(Problem(f"CRDS could not be asked: {answer.why}", "", "", "crds"))
+        return answer
+    notes += answer.notes
+    chosen |= answer.cached
+    source |= dict.fromkeys(answer.cached, "crds")
+    for name, reason in answer.absent.items():
+        rejected.setdefault(name, []).append(reason)
+    for name, file in answer.wanting.items():
+        reason = (
+            f"{answer.context} asks for {file}, which is not in the cache yet: process or refs fetch gets it"
+        )
+        rejected.setdefault(name, []).append(reason)
+    return answer
 
 
 def _take_named(

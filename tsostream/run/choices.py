@@ -22,7 +22,7 @@ from tsostream.references import (
 )
 from tsostream.references.crds_client import Progress
 from tsostream.run.config import Config, load_config
-from tsostream.run.lock import Lock, LockEntry, locate
+from tsostream.run.lock import LockEntry, locate
 from tsostream.run.lock_file import read_lock
 from tsostream.run.versions import package_versions
 
@@ -82,17 +82,16 @@ def choose(
     info
         The exposure.
     problems
-        Receives everything that stands against a run; missing references stand in the result.
-    fetch
-        Whether files that CRDS recommends and its cache does not hold are downloaded, now.
-    progress
-        Told how the downloads get on.
+        Receives what stands against a run, but for missing references.
+    fetch, progress
+        Whether files that CRDS's cache does not hold are downloaded, now; told how they get on.
 
     Returns
     -------
     Choices or None
         None when there is no telling which steps run, or with which files.
     """
+    notes: list[Problem] = []
 
     def collect(action: Callable[[], Any]) -> Any:
         try:
@@ -103,19 +102,14 @@ def choose(
 
     wish = CrdsWish(request.crds_context, fetch, progress)
     overrides: Mapping[str, Path] | None = collect(lambda: parse_overrides(request.overrides))
-    notes: list[Problem] = []
-    lock: Lock | None = None
     entry: LockEntry | None = None
     locked: dict[str, Path] | None = None
     if request.lock is not None:
-        path = Path(request.lock).expanduser()
-        lock = collect(lambda: read_lock(path))
-        entry = collect(lambda: lock.entry_for(info)) if lock is not None else None
-        if lock is None or entry is None:
+        entry = collect(lambda: _entry(Path(request.lock or "").expanduser(), info, notes))
+        if entry is None:
             return None
-        notes += lock.version_notes(package_versions())
-        skip = [*(overrides or {}), *(["wavelengths"] if request.wavelengths is not None else [])]
-        locked = collect(lambda: locate(entry, refs_dir=request.refs_dir, skip=skip))
+        own = [*(overrides or {}), *(["wavelengths"] if request.wavelengths else [])]
+        locked = collect(lambda: locate(entry, refs_dir=request.refs_dir, skip=own))
     config: Config | None = collect(
         lambda: load_config(
             info,
@@ -131,11 +125,11 @@ def choose(
         return None
     wanted = {one.name: tuple(one.references) for one in config.operators}
     optional = {name for one in config.operators for name in one.optional_references}
-    names = dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)])
+    names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
     selection: Selection | None = collect(
         lambda: find_references(
             info,
-            wanted=list(names),
+            wanted=names,
             refs_dir=request.refs_dir,
             overrides=overrides,
             lock=None if locked is None else {k: path for k, path in locked.items() if k != "wavelengths"},
@@ -145,12 +139,20 @@ def choose(
     )
     if selection is None:
         return None
-    if entry is not None and locked is not None:
+    if entry and locked is not None:
         request = _as_locked(request, entry, locked)
     missing = judge_missing(selection, wanted, info.instrument)
-    told = (*notes, *config.notes, *selection.notes)
-    context = selection.context or (entry.context if entry is not None else "")
-    return Choices(request, config, selection, missing, tuple(dict.fromkeys(told)), context)
+    told = tuple(dict.fromkeys((*notes, *config.notes, *selection.notes)))
+    return Choices(
+        request, config, selection, missing, told, selection.context or (entry.context if entry else "")
+    )
+
+
+def _entry(path: Path, info: ExposureInfo, notes: list[Problem]) -> LockEntry:
+    """Read what a lock says about the exposure."""
+    lock = read_lock(path)
+    notes += lock.version_notes(package_versions())
+    return lock.entry_for(info)
 
 
 def _as_locked(request: Request, entry: LockEntry, locked: Mapping[str, Path]) -> Request:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,8 @@ class Scout:
                 )
         except OSError as error:
             raise SinkError(
-                f"{path}: the scout cannot be stored ({error.strerror or error}); free some space or choose another --out"
+                f"{path}: the scout cannot be stored ({error.strerror or error}); "
+                "free some space or choose another --out"
             ) from error
 
 
@@ -402,7 +404,7 @@ def _statistics(
     edges = np.linspace(0, stack.shape[1], max(1, workers) + 1).astype(int)
     jobs = [
         pool.submit(stack_statistics, stack, scale, pairs, image, scatter, finite, int(low), int(high))
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in pairwise(edges)
     ]
     for job in jobs:
         job.result()

@@ -112,7 +112,7 @@ class MeanRate:
         RateSums
             When this block completed the segment; else None.
         """
-        arrays = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
+        arrays: tuple[Array, ...] = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
         with self._lock:
             if self._sums is None:
                 self._sums, self._next = RateSums(self.shape), self.first
@@ -120,12 +120,13 @@ class MeanRate:
                 # the arrays belong to a worker who goes on with the next block
                 self._waiting[rate.first] = tuple(array.copy() for array in arrays)
                 return None
-            sums, ready = self._sums, arrays
-            while ready is not None:
+            self._waiting[rate.first] = arrays
+            sums = self._sums
+            while self._next in self._waiting:
+                ready = self._waiting.pop(self._next)
                 for one in zip(*ready, strict=True):
                     sums.add(*one)
                 self._next += len(ready[0])
-                ready = self._waiting.pop(self._next, None)
             if self._next < self.first + self.count:
                 return None
             self._sums = None

@@ -46,7 +46,7 @@ def part_path(path: Path) -> Path:
 def _big_endian(values: Array, kind: str) -> memoryview:
     """Bytes as FITS has them, in a buffer of this thread that the next call overwrites."""
     if kind == "u1":
-        return memoryview(values).cast("B")
+        return values.data.cast("B")
     buffer = getattr(_own, "buffer", None)
     if buffer is None:
         buffer = _own.buffer = np.empty(CHUNK_BYTES // 4, np.uint32)
@@ -54,7 +54,7 @@ def _big_endian(values: Array, kind: str) -> memoryview:
     np.copyto(words.view(">f4" if kind == "f4" else ">u4"), values)
     if kind == "u4":
         np.bitwise_xor(words, _SIGN, out=words)
-    return memoryview(words).cast("B")
+    return words.data.cast("B")
 
 
 class ProductFile:
@@ -93,14 +93,14 @@ class ProductFile:
         self._overwrite = overwrite
         self._layout: Layout | None = None
         self._fd = -1
-        self._left = count
+        self._written: list[tuple[int, int]] = []
         self._published = False
         self._lock = threading.Lock()
 
     @property
     def complete(self) -> bool:
         """Whether every integration was written."""
-        return self._left <= 0
+        return self._written == [(self.first, self.first + self.count)]
 
     def write(self, first: int, planes: Mapping[str, Array]) -> None:
         """Write some integrations at their place.
@@ -126,7 +126,7 @@ class ProductFile:
             place = layout.places[name]
             where = f"integrations {first}-{first + count - 1} of {name} cannot be written"
             self._put(fd, array, place.kind, place.offset + (first - self.first) * place.step, where)
-        self._count(count)
+        self._count(first, count)
 
     def write_whole(self, planes: Mapping[str, Array]) -> None:
         """Write a product without integration axis.
@@ -140,12 +140,20 @@ class ProductFile:
         for name, array in planes.items():
             place = layout.places[name]
             self._put(fd, array, place.kind, place.offset, f"{name} cannot be written")
-        self._count(self.count)
+        self._count(self.first, self.count)
 
-    def _count(self, count: int) -> None:
+    def _count(self, first: int, count: int) -> None:
+        """Note what is there; what is complete goes to the medium and is closed."""
         with self._lock:
-            self._left -= count
-            if self._left > 0:
+            runs = sorted([*self._written, (first, first + count)])
+            merged = runs[:1]
+            for low, high in runs[1:]:
+                if low <= merged[-1][1]:
+                    merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+                else:
+                    merged.append((low, high))
+            self._written = merged
+            if not self.complete or self._fd < 0:
                 return
             fd, self._fd = self._fd, -1
         # nobody writes any more: others finished before they were counted
@@ -178,6 +186,9 @@ class ProductFile:
         """Make the file with its headers, its table and what is the same for all integrations."""
         with self._lock:
             if self._fd >= 0 and self._layout is not None:
+                return self._fd, self._layout
+            if self._layout is not None:
+                self._fd = self._reopen()
                 return self._fd, self._layout
             layout = self._make_layout()
             fd = self._create()
@@ -216,6 +227,12 @@ class ProductFile:
             raise _exists(self.part) from None
         except OSError as error:
             raise sink_error(self.part, "cannot be created", error) from error
+
+    def _reopen(self) -> int:
+        try:
+            return os.open(self.part, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise sink_error(self.part, "cannot be opened again", error) from error
 
     def _table(self, times: Callable[[int, int], Times]) -> Iterator[bytes]:
         for start in range(self.first, self.first + self.count, _ROWS):

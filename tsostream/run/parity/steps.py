@@ -1,0 +1,217 @@
+"""The steps of the parity scope, sorted by what they look at, and what this scope cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tsostream.errors import ConfigError, Problem
+from tsostream.integration import dq
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.reference import Reference
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.jump import Jump
+from tsostream.operators.ramp_fit import RampFit
+from tsostream.operators.tile import Tile
+from tsostream.run.config import Config
+from tsostream.run.parity.windows import Window, cut_info, cut_references
+
+__all__ = ["ParitySteps", "WindowSteps", "bind_window", "split_steps"]
+
+#: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
+UNSUPPORTED = ("emicorr", "charge_migration", "clean_flicker_noise", "persistence", "picture_frame")
+#: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
+ESTIMATED = ("firstframe.kept", "rscd.lowered")
+#: what refpix finds in whole frames, along x and along y
+TABLES = ("refpix.along_x", "refpix.along_y")
+
+
+@dataclass(frozen=True)
+class ParitySteps:
+    """Bound to whole frames.
+
+    Parameters
+    ----------
+    info
+        The exposure.
+    references
+        All references.
+    operators
+        Steps before the jump search, in order.
+    bound
+        The same, bound to whole frames; refpix finds its levels there.
+    jump
+        None when it is skipped.
+    fit
+        Ramp fit.
+    after
+        Steps on slopes, bound to whole frames.
+    pixeldq : uint32 [y, x]
+        Static DQ before the jump search.
+    dark : float32 [y, x]
+        Average dark current.
+    """
+
+    info: ExposureInfo
+    references: Mapping[str, Reference]
+    operators: tuple[Operator, ...]
+    bound: tuple[BoundRampStep, ...]
+    jump: Jump | None
+    fit: RampFit
+    after: tuple[BoundRampStep, ...]
+    pixeldq: np.ndarray
+    dark: np.ndarray
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a window that its results depend on."""
+        reach = sum(one.halo for step in self.bound for one in step.passes)
+        return reach + (1 if self.jump is not None and self.jump.flag_4_neighbors else 0)
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether a step looks at whole frames."""
+        return any(one.frame for step in self.bound for one in step.passes)
+
+    def frame_passes(self) -> list[RowPass]:
+        """All passes up to the one that finds the levels of whole frames."""
+        passes = [one for step in self.bound for one in step.passes]
+        last = max(number for number, one in enumerate(passes) if one.frame)
+        return passes[: last + 1]
+
+    def frame_steps(self) -> list[BoundRampStep]:
+        """The steps that `frame_passes` belong to."""
+        names = [step.name for step in self.bound]
+        return list(self.bound[: names.index("refpix") + 1])
+
+
+def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Reference]) -> ParitySteps:
+    """Bind the steps up to the slopes.
+
+    Raises
+    ------
+    ConfigError
+        A step is on that the parity scope does not have.
+    """
+    ramps = [one for one in config.operators if "measurement" not in (one.accepts, one.produces)]
+    wrong = [one.name for one in ramps if one.name in UNSUPPORTED]
+    if wrong:
+        raise ConfigError(
+            Problem(
+                f"--parity jwst does not do {', '.join(wrong)}",
+                todo=f"skip {'it' if len(wrong) == 1 else 'them'} (the official time-series set does), "
+                "or leave out --parity",
+                code="parameter",
+            )
+        )
+    before: list[Operator] = []
+    bound: list[BoundRampStep] = []
+    after: list[BoundRampStep] = []
+    jump, fit = None, RampFit()
+    pixeldq = np.zeros(info.frame_shape, np.uint32)
+    for operator in ramps:
+        if isinstance(operator, Jump):
+            jump = operator
+        elif isinstance(operator, RampFit):
+            fit = operator
+        else:
+            step = operator.bind(Binding(info, _wanted(operator, references), pixeldq))
+            if not isinstance(step, BoundRampStep):
+                raise TypeError(f"{operator.name} is no step on ramps")
+            pixeldq = step.pixeldq
+            if step.produces == "rate":
+                after.append(step)
+            else:
+                before.append(operator)
+                bound.append(step)
+    gain = references["gain"].arrays["SCI"]
+    if jump is not None and info.ngroups > 2:
+        unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
+        pixeldq = pixeldq | np.where(gain > 0, np.uint32(0), unknown)
+    dark = _average_dark(config, info, references)
+    return ParitySteps(
+        info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark
+    )
+
+
+def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:
+    names = (*operator.references, *operator.optional_references)
+    return {name: references[name] for name in names if name in references}
+
+
+def _average_dark(config: Config, info: ExposureInfo, references: Mapping[str, Reference]) -> np.ndarray:
+    """Average dark current of each pixel (spec 14); 0 where the dark reference tells none."""
+    plane = np.zeros(info.frame_shape, np.float32)
+    if config.operator("dark_current") is None or "dark" not in references:
+        return plane
+    reference = references["dark"]
+    image = reference.arrays.get("AVDRKCUR")
+    if image is not None and image.shape == info.frame_shape and np.nansum(image) != 0:
+        return np.ascontiguousarray(image, np.float32)
+    plane[...] = float(reference.keywords.get("AVDRKCUR") or 0.0)
+    return plane
+
+
+@dataclass(frozen=True)
+class WindowSteps:
+    """Steps before the jump search, bound to a window.
+
+    Parameters
+    ----------
+    info
+        The window as if it were the subarray.
+    references
+        Cut to the window.
+    steps
+        In order.
+    pixeldq : uint32 [y, x]
+        Static DQ before the fit.
+    """
+
+    info: ExposureInfo
+    references: dict[str, Reference]
+    steps: tuple[BoundRampStep, ...]
+    pixeldq: np.ndarray
+
+
+def bind_window(parity: ParitySteps, window: Window, first: int) -> WindowSteps:
+    """Bind the steps before the jump search to a window.
+
+    Parameters
+    ----------
+    parity
+        Bound to whole frames.
+    window
+        Part of the frame.
+    first
+        Number in the exposure of the segment's first integration.
+    """
+    info = cut_info(parity.info, window)
+    references = cut_references(parity.references, parity.info, window)
+    place = (slice(window.top, window.bottom), slice(window.left, window.right))
+    steps: list[BoundRampStep] = []
+    for operator, whole in zip(parity.operators, parity.bound, strict=True):
+        if whole.skipped:
+            continue
+        if any(one.frame for one in whole.passes):
+            # its levels were found in whole frames; the rows are corrected with them
+            rows = tuple(one for one in whole.passes if not one.frame)
+            steps.append(replace(whole, passes=rows, scratch={}))
+            continue
+        step = operator.bind(Binding(info, _wanted(operator, references)))
+        if not isinstance(step, BoundRampStep):
+            raise TypeError(f"{operator.name} is no step on ramps")
+        if operator.name == "dark_current" and info.is_miri and first > 1:
+            # in later segments the official step takes the last dark of a MIRI reference for all integrations
+            step = replace(step, passes=tuple(_numbered(one, 1 << 30) for one in step.passes))
+        steps.append(step)
+    return WindowSteps(info, references, tuple(steps), parity.pixeldq[place].copy())
+
+
+def _numbered(one: RowPass, first: int) -> RowPass:
+    def run(tile: Tile, y0: int, y1: int) -> None:
+        one.run(replace(tile, first=first), y0, y1)
+
+    return replace(one, run=run)

@@ -47,7 +47,7 @@ class _Application(click.Group):
 @click.group(cls=_Application, context_settings=HELP_SETTINGS, no_args_is_help=True)
 @click.version_option(__version__, "--version", message="tsostream %(version)s")
 def tsostream() -> None:
-    r"""JWST time-series exposures, one integration at a time.
+    """JWST time-series exposures, one integration at a time.
 
     Segment files go in; a light curve and spectra grow on disk, row by row, readable by other programs while
     the run goes on.
@@ -59,7 +59,7 @@ def tsostream() -> None:
     Read it in Python:            tsostream.open("lc.arrow").to_pandas()
 
     Every command explains itself: tsostream process --help.
-    """
+    """  # noqa: D301 - click looks for the backspace itself
 
 
 for _command in (process, inspect_command, simulate_command, refs, demo):

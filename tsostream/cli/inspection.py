@@ -41,7 +41,7 @@ def inspect_command(
     save_config: Path | None,
     **chosen: Any,
 ) -> None:
-    r"""Look at exposures without reducing them.
+    """Look at exposures without reducing them.
 
     Shows what the files hold, whether they are complete, how sane their times are, and what process would do
     with them: steps, parameters, references, memory. Without references it says which are missing and how to
@@ -51,7 +51,7 @@ def inspect_command(
 
     \b
     Exit codes: 0 nothing stands against a run (but for references still to be given); 2 a problem was found.
-    """
+    """  # noqa: D301 - click looks for the backspace itself
     from tsostream.cli.logs import logging_to
     from tsostream.cli.watching import make_console
 

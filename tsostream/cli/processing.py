@@ -74,7 +74,7 @@ def process(
     save_config: Path | None,
     **chosen: Any,
 ) -> None:
-    r"""Reduce exposures into a light curve and spectra.
+    """Reduce exposures into a light curve and spectra.
 
     INPUT is any number of segment files (uncal, rateints, calints or crfints, also .fits.gz) in any order,
     a directory of them, or an association. Everything is checked before the first pixel is read: gaps,
@@ -88,7 +88,7 @@ def process(
     Exit codes: 0 done; 1 failed on the way (the rows written are kept);
     2 a problem found before the start; 130 interrupted (Ctrl-C or SIGTERM; the output is closed properly,
     with status "interrupted").
-    """
+    """  # noqa: D301 - click looks for the backspace itself
     from tsostream.cli.interruption import Interruptible
     from tsostream.cli.logs import logging_to
     from tsostream.cli.watching import make_console

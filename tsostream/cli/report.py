@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tsostream.files import Exposure
 from tsostream.integration.coupling import Numbered, Template, Window
+from tsostream.operators.catalog import OPERATORS
 from tsostream.run.config import Config
 from tsostream.run.plan import MemoryPlan
 from tsostream.run.scout import ScoutPlan, stack_size
@@ -113,8 +114,10 @@ def changed_parameters(config: Config) -> list[str]:
 def steps_text(config: Config) -> Text:
     """List the steps in order, then those left out."""
     text = Text(" → ".join(operator.name for operator in config.operators))
-    if config.skipped:
-        text.append(f"\nleft out: {', '.join(config.skipped)}", style="yellow")
+    # steps that are off unless somebody asks for them are no news
+    chosen = [name for name in config.skipped if not OPERATORS[name].skip]
+    if chosen:
+        text.append(f"\nleft out: {', '.join(chosen)}", style="yellow")
     return text
 
 

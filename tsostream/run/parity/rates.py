@@ -1,0 +1,91 @@
+"""Slopes of the parity scope, where the run expects those of the streaming chain."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsostream.integration.payload import Rate, Raw
+from tsostream.operators.tile import plan_tile
+from tsostream.run.chain import RateChain
+from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
+from tsostream.run.parity.steps import split_steps
+
+if TYPE_CHECKING:
+    from tsostream.run.setup import Prepared
+    from tsostream.run.stream import Observer
+
+__all__ = ["ParityRates", "parity_rates"]
+
+logger = logging.getLogger("tsostream")
+
+
+@dataclass
+class ParityRates(RateChain):
+    """Slopes that were made segment by segment, before the rows; see `RateChain`.
+
+    Parameters
+    ----------
+    stores
+        One per segment, in order.
+    """
+
+    stores: tuple[SegmentSlopes, ...] = ()
+
+    @contextmanager
+    def rates(self, raw: Raw) -> Iterator[Rate]:
+        """Give the buffer of a block back, and hand out its slopes.
+
+        Yields
+        ------
+        Rate
+            Arrays of their own.
+        """
+        raw.release()
+        (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
+        part = slice(raw.first - store.first, raw.first - store.first + raw.count)
+        yield Rate(raw.first, *(np.array(one[part]) for one in store.planes.arrays()), raw.times)
+
+
+def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> ParityRates:
+    """Take all segments of an exposure through the official stage 1.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    pool
+        Where the work is done.
+    observer
+        Told the size of the store.
+    """
+    info = prepared.exposure.info
+    steps = split_steps(prepared.config, info, prepared.references)
+    runs = [
+        SegmentRun(segment, steps, pool, prepared.plan.workers, scratch=prepared.request.scratch)
+        for segment in prepared.exposure.segments
+    ]
+    on_disk = sum(run.store_bytes for run in runs if run.store_bytes > STORE_BYTES)
+    if on_disk:
+        where = prepared.request.scratch or "the system's temporary folder"
+        observer.message(f"parity: the slopes take {on_disk / 1e6:.0f} MB in {where} until the run ends")
+    stores = []
+    began = time.perf_counter()
+    for run in runs:
+        stores.append(run.run())
+        logger.info(
+            "parity: %s, jumps by %s", run.segment.source_path, {"clip": "sigma clipping"}.get(
+                stores[-1].method, stores[-1].method
+            )
+        )  # fmt: skip
+    seconds = {"stage 1": time.perf_counter() - began}
+    return ParityRates(
+        info, (), steps.pixeldq, plan_tile(info, steps.bound), seconds=seconds, stores=tuple(stores)
+    )

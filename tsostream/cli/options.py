@@ -222,6 +222,25 @@ _PRODUCTS = (
     ),
 )
 
+_PARITY = (
+    grouped(
+        "Steps and parameters",
+        "--parity",
+        type=click.Choice(("jwst",)),
+        help="Reproduce the official pipeline's stage 1 for each segment file: statistics over all integrations of "
+        "a file, the official time-series steps and the code's default parameters (unless --config or --set say "
+        "otherwise).",
+    ),
+    grouped(
+        "Resources",
+        "--scratch",
+        type=_PATH,
+        metavar="DIR",
+        help="Where --parity keeps the slopes of large segments until the run ends [default: the system's "
+        "temporary folder].",
+    ),
+)
+
 _TALK = (
     grouped(
         "What is said",
@@ -254,7 +273,7 @@ def product_options(function: F) -> F:
 
 def options(function: F) -> F:
     """Add what ``process`` and ``inspect`` share."""
-    return _apply(function, (*_SELECTION, *_TALK))
+    return _apply(function, (*_SELECTION, *_PARITY, *_TALK))
 
 
 def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any) -> Request:
@@ -267,7 +286,7 @@ def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any
     chosen["pars"] = chosen.get("pars") or None
     known = {field.name for field in fields(Request)}
     given = {name: value for name, value in chosen.items() if name in known and value is not None}
-    for name in ("refs_dir", "wavelengths", "lock", "products_dir"):
+    for name in ("refs_dir", "wavelengths", "lock", "products_dir", "scratch"):
         if name in given:
             given[name] = given[name].expanduser()
     return Request(inputs=tuple(inputs), out=out, **given)

@@ -1,18 +1,16 @@
 """jump over all integrations of a segment file, as the official step does it (spec stage 1, sections 16.2 to 16.9).
 
 With many integrations a difference between groups is compared with the same difference of all other integrations
-(sigma clipping); with few, with all differences of the pixel. Both need the whole segment at hand, so the flags depend
-on where the archive cut the exposure; only the parity scope uses this.
-
-A list of a thousand values is sorted by a network across 64 pixels at once; the rounds of clipping then only move the
-two ends of the sorted list, and the median of all lists of a pixel is found by bisection.
+(`tsostream.operators.jump_clip`); with few, with all differences of the pixel (`tsostream.operators.jump_within`). Both
+need the whole segment at hand, so the flags depend on where the archive cut the exposure; only the parity scope uses
+this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,422 +18,25 @@ from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump import Jump
-from tsostream.operators.sorting import comparators, sort_lanes
+from tsostream.operators.jump_clip import clip_integrations
+from tsostream.operators.jump_marks import JUMP, LANES, SEED, UNUSABLE, electrons
+from tsostream.operators.jump_within import flag_within
+from tsostream.operators.sorting import comparators
 
 __all__ = [
-    "LANES",
     "JumpWorkspace",
+    "Method",
     "SegmentJump",
     "choose_method",
     "clear_seeds",
-    "clip_integrations",
     "flag_after_segment",
-    "flag_within",
     "living_planes",
     "spread_seeds",
 ]
 
-JUMP = np.uint8(dq.JUMP_DET)
-UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
-#: a hit that spreads to its neighbours; the bit of OUTLIER, which no group flag uses, cleared at the end
-SEED = np.uint8(dq.OUTLIER)
 KEEP = np.uint8(255 - dq.OUTLIER)
-#: pixels whose lists are sorted side by side
-LANES = 64
-#: pixels whose lists are gathered side by side for the search within all differences
-GATHERED = 16
-#: rounds of clipping (astropy's default)
-ROUNDS = 5
 
 Method = Literal["clip", "single", "iterative", "none"]
-
-
-@kernel
-def _electrons(data, groupdq, i, j, y, x, gain):
-    """Difference between groups j and j+1 [e-], NaN where one cannot be used; each group rounded to float32."""
-    if (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
-        return np.float32(np.nan)
-    return np.float32(np.float32(data[i, j + 1, y, x] * gain) - np.float32(data[i, j, y, x] * gain))
-
-
-@kernel
-def _bounds(lanes, lane, count, mean, spread, rejection):
-    """Limits of the last round of clipping a sorted list (astropy's ``sigma_clip``), given the first mean and std."""
-    low, high = 0, count
-    lower = upper = 0.0
-    for turn in range(ROUNDS):
-        left = high - low
-        if turn > 0:
-            mean = 0.0
-            for k in range(low, high):
-                mean += np.float64(lanes[k, lane])
-            mean /= left
-            spread = 0.0
-            for k in range(low, high):
-                spread += (mean - np.float64(lanes[k, lane])) ** 2
-            spread = np.sqrt(spread / left)
-        middle = np.float64(lanes[low + left // 2, lane])
-        if left % 2 == 0:
-            middle = 0.5 * (middle + np.float64(lanes[low + left // 2 - 1, lane]))
-        lower, upper = middle - rejection * spread, middle + rejection * spread
-        before = left
-        while low < high and lanes[low, lane] < lower:
-            low += 1
-        while high > low and lanes[high - 1, lane] > upper:
-            high -= 1
-        if high - low == before or high == low:
-            break
-    return lower, upper
-
-
-@kernel
-def _rank(lanes, lane, counts, value):
-    """How many entries of all sorted lists of a lane are at most ``value``."""
-    total = 0
-    for j in range(lanes.shape[0]):
-        low, high = 0, counts[j, lane]
-        while low < high:
-            middle = (low + high) // 2
-            if lanes[j, middle, lane] <= value:
-                low = middle + 1
-            else:
-                high = middle
-        total += low
-    return total
-
-
-@kernel
-def _joint_order(lanes, lane, counts, place):
-    """Entry number ``place`` (0-based) of the union of all sorted lists of a lane, by bisection."""
-    low, high = np.inf, -np.inf
-    for j in range(lanes.shape[0]):
-        if counts[j, lane] > 0:
-            low = min(low, np.float64(lanes[j, 0, lane]))
-            high = max(high, np.float64(lanes[j, counts[j, lane] - 1, lane]))
-    if _rank(lanes, lane, counts, np.float32(low)) > place:
-        return low
-    # low has too few entries below or at it, high has enough
-    while True:
-        middle = np.float64(np.float32(0.5 * (low + high)))
-        if not (middle > low and middle < high):
-            return high
-        if _rank(lanes, lane, counts, np.float32(middle)) > place:
-            high = middle
-        else:
-            low = middle
-
-
-@kernel
-def _joint_median(lanes, lane, counts):
-    """Median of the union of all sorted lists of a lane; NaN when they are empty."""
-    total = 0
-    for j in range(lanes.shape[0]):
-        total += counts[j, lane]
-    if total == 0:
-        return np.nan
-    upper = _joint_order(lanes, lane, counts, total // 2)
-    if total % 2:
-        return upper
-    return 0.5 * (upper + _joint_order(lanes, lane, counts, total // 2 - 1))
-
-
-@kernel
-def _clip_lists(lanes, counts, pairs, rejection, width, bounds, moments):
-    """Sort all lists and find the limits of each.
-
-    ``bounds[0]`` and ``bounds[1]`` receive the lower and upper limits [list, lane]; NaN for an empty list.
-    """
-    for j in range(lanes.shape[0]):
-        sort_lanes(lanes[j], pairs)
-        for lane in range(LANES):
-            moments[0, lane] = 0.0
-            moments[1, lane] = 0.0
-        for k in range(lanes.shape[1]):
-            for lane in range(LANES):
-                if k < counts[j, lane]:
-                    moments[0, lane] += np.float64(lanes[j, k, lane])
-        for lane in range(LANES):
-            moments[0, lane] /= counts[j, lane]
-        for k in range(lanes.shape[1]):
-            for lane in range(LANES):
-                if k < counts[j, lane]:
-                    moments[1, lane] += (moments[0, lane] - np.float64(lanes[j, k, lane])) ** 2
-        for lane in range(width):
-            bounds[0, j, lane] = np.nan
-            bounds[1, j, lane] = np.nan
-            count = counts[j, lane]
-            if count > 0:
-                spread = np.sqrt(moments[1, lane] / count)
-                bounds[0, j, lane], bounds[1, j, lane] = _bounds(
-                    lanes[j], lane, count, moments[0, lane], spread, rejection
-                )
-
-
-@kernel
-def clip_integrations(
-    data, groupdq, gain, noise2, rejection, spread, reset, pairs, lanes, counts, bounds, moments, hits,
-    marked, medians, every, y0, y1, x0, x1,
-):  # fmt: skip
-    """Flag differences that stand out among those of all other integrations (16.4).
-
-    Parameters
-    ----------
-    data : float32 [integration, group, y, x]
-        Linearised signal [DN].
-    groupdq : uint8 [integration, group, y, x]
-        JUMP_DET is set in the group after the hit, and the seed bit where it spreads.
-    gain : float32 [y, x]
-        e-/DN.
-    noise2 : float32 [y, x]
-        Read-noise variance of a difference [e-^2].
-    rejection : float
-        rejection_threshold [sigma].
-    spread : float64 [2]
-        A hit with min < sigma < max spreads to its neighbours.
-    reset : uint8 [integration, group]
-        1 for planes that would be flagged as a whole: they are not (16.4, last paragraph).
-    pairs : int32 [comparator, 2]
-        Comparators for the number of integrations.
-    lanes : float32 [difference, integration, lane]
-        Scratch.
-    counts : int32 [difference, lane]
-        Scratch.
-    bounds : float64 [2, difference, lane]
-        Scratch.
-    moments : float64 [2, lane]
-        Scratch.
-    hits : int32 [difference * integration * lane]
-        Scratch.
-    marked : uint8 [integration, y]
-        1 where a row has a seed; written.
-    medians : float64 [y, x]
-        Median of all differences of a pixel [e-]; written where there is a hit, or everywhere.
-    every : bool
-        Write all medians.
-    y0, y1, x0, x1 : int
-        Rows and columns.
-    """
-    n, ngroups = data.shape[:2]
-    for y in range(y0, y1):
-        for i in range(n):
-            marked[i, y] = 0
-        for start in range(x0, x1, LANES):
-            width = min(LANES, x1 - start)
-            for j in range(ngroups - 1):
-                for lane in range(LANES):
-                    counts[j, lane] = 0
-                for i in range(n):
-                    for lane in range(width):
-                        x = start + lane
-                        d = _electrons(data, groupdq, i, j, y, x, gain[y, x])
-                        there = np.isfinite(d)
-                        lanes[j, i, lane] = d if there else np.float32(np.inf)
-                        counts[j, lane] += there
-                    for lane in range(width, LANES):
-                        lanes[j, i, lane] = np.float32(np.inf)
-            _clip_lists(lanes, counts, pairs, rejection, width, bounds, moments)
-            found = 0
-            for j in range(ngroups - 1):
-                some = False
-                for lane in range(width):
-                    count = counts[j, lane]
-                    some |= count > 0 and (
-                        lanes[j, 0, lane] < bounds[0, j, lane] or lanes[j, count - 1, lane] > bounds[1, j, lane]
-                    )
-                if not some:
-                    continue
-                for i in range(n):
-                    for lane in range(width):
-                        d = _electrons(data, groupdq, i, j, y, start + lane, gain[y, start + lane])
-                        if d < bounds[0, j, lane] or d > bounds[1, j, lane]:
-                            hits[found] = (j * n + i) * LANES + lane
-                            found += 1
-            for lane in range(width):
-                moments[0, lane] = 0.0
-            for k in range(found):
-                moments[0, hits[k] % LANES] = 1.0
-            for lane in range(width):
-                if every or moments[0, lane] > 0.0:
-                    medians[y, start + lane] = _joint_median(lanes, lane, counts)
-            for k in range(found):
-                lane, rest = hits[k] % LANES, hits[k] // LANES
-                i, j, x = rest % n, rest // n, start + lane
-                if reset[i, j + 1] and groupdq[i, j + 1, y, x] == 0:
-                    continue
-                level = medians[y, x]
-                sigma = np.sqrt(abs(level) + np.float64(noise2[y, x]))
-                size = abs(np.float64(_electrons(data, groupdq, i, j, y, x, gain[y, x])) - level) / sigma
-                groupdq[i, j + 1, y, x] |= JUMP
-                if sigma > 0.0 and size > spread[0] and size < spread[1]:
-                    groupdq[i, j + 1, y, x] |= SEED
-                    marked[i, y] = 1
-
-
-@kernel
-def _select(values, start, stop, place):
-    """Move the value of rank ``place`` (0-based, among start … stop - 1) to its place; smaller ones go before it."""
-    low, high = start, stop - 1
-    target = start + place
-    while low < high:
-        pivot = values[(low + high) // 2]
-        a, b = low, high
-        while a <= b:
-            while values[a] < pivot:
-                a += 1
-            while pivot < values[b]:
-                b -= 1
-            if a <= b:
-                values[a], values[b] = values[b], values[a]
-                a += 1
-                b -= 1
-        if target <= b:
-            high = b
-        elif target >= a:
-            low = a
-        else:
-            return values[target]
-    return values[target]
-
-
-@kernel
-def _median_of(values, count):
-    """Median of the first ``count`` entries, which are reordered; in double precision."""
-    upper = np.float64(_select(values, 0, count, count // 2))
-    if count % 2:
-        return upper
-    lower = np.float64(values[0])
-    for k in range(1, count // 2):
-        lower = max(lower, np.float64(values[k]))
-    return 0.5 * (lower + upper)
-
-
-@kernel
-def _level(sizes, count, work):
-    """Level of the absolute differences left (16.6, step 1): without all maxima, the middle, or the smaller one."""
-    top = np.float32(-1.0)
-    for k in range(count):
-        work[k] = sizes[k]
-        top = max(top, sizes[k])
-    if count == 2:
-        return np.float64(min(work[0], work[1]))
-    if count == 3:
-        return _median_of(work, 3)
-    kept = 0
-    for k in range(count):
-        if sizes[k] != top:
-            work[kept] = sizes[k]
-            kept += 1
-    return _median_of(work, kept) if kept > 0 else np.nan
-
-
-@kernel
-def _search(sizes, places, count, noise2, limits, work):
-    """Find hits among the absolute differences of a pixel, the largest first (16.6).
-
-    ``sizes`` and ``places`` hold the finite ones; hits are moved behind the others. Returns how many are left.
-    """
-    first = True
-    while count >= 2:
-        level = _level(sizes, count, work)
-        if not first:
-            # from the second round on the official step keeps its level in single precision
-            level = np.float64(np.float32(level))
-        first = False
-        sigma = np.sqrt(abs(level) + noise2)
-        if not sigma > 0.0:
-            break
-        limit = limits[0] if count >= 4 else (limits[1] if count == 3 else limits[2])
-        worst = -1.0
-        for k in range(count):
-            worst = max(worst, abs(np.float64(np.float32(np.float64(sizes[k]) - level))) / sigma)
-        if not worst > limit:
-            break
-        k = 0
-        while k < count:
-            if abs(np.float64(np.float32(np.float64(sizes[k]) - level))) / sigma == worst:
-                count -= 1
-                sizes[k], sizes[count] = sizes[count], sizes[k]
-                places[k], places[count] = places[count], places[k]
-            else:
-                k += 1
-    return count
-
-
-@kernel
-def flag_within(
-    data, groupdq, gain, noise2, limits, single, spread, gathered, sizes, places, work,
-    marked, medians, every, y0, y1, x0, x1,
-):  # fmt: skip
-    """Flag differences that stand out among all differences of the pixel (16.5, 16.6).
-
-    Parameters
-    ----------
-    data, groupdq, gain, noise2, spread, marked, medians, every, y0, y1, x0, x1
-        As `clip_integrations`.
-    limits : float64 [3]
-        Thresholds for four or more, three and two finite differences [sigma].
-    single : bool
-        One pass about the signed median (16.5) rather than the iterative search (16.6).
-    gathered : float32 [lane, integration * difference]
-        Scratch.
-    sizes, work : float32 [integration * difference]
-        Scratch.
-    places : int32 [integration * difference]
-        Scratch.
-    """
-    n, ngroups = data.shape[:2]
-    ndiff = ngroups - 1
-    for y in range(y0, y1):
-        for i in range(n):
-            marked[i, y] = 0
-        for start in range(x0, x1, GATHERED):
-            width = min(GATHERED, x1 - start)
-            for i in range(n):
-                for j in range(ndiff):
-                    for lane in range(width):
-                        x = start + lane
-                        gathered[lane, i * ndiff + j] = _electrons(data, groupdq, i, j, y, x, gain[y, x])
-            for lane in range(width):
-                x = start + lane
-                read = np.float64(noise2[y, x])
-                medians[y, x] = np.nan
-                count = 0
-                for k in range(n * ndiff):
-                    if np.isfinite(gathered[lane, k]):
-                        work[count] = gathered[lane, k]
-                        sizes[count] = abs(gathered[lane, k])
-                        places[count] = k
-                        count += 1
-                if count == 0:
-                    continue
-                level = sigma = np.nan
-                left = count
-                if single:
-                    level = _median_of(work, count)
-                    sigma = np.sqrt(abs(level) + read)
-                    k = 0
-                    while k < left and sigma > 0.0:
-                        d = np.float64(gathered[lane, places[k]])
-                        if abs(d - level) / sigma > limits[0]:
-                            left -= 1
-                            places[k], places[left] = places[left], places[k]
-                        else:
-                            k += 1
-                else:
-                    left = _search(sizes, places, count, read, limits, work)
-                    if every or left < count:
-                        for k in range(count):
-                            work[k] = gathered[lane, places[k]]
-                        level = _median_of(work, count)
-                        sigma = np.sqrt(abs(level) + read)
-                medians[y, x] = level
-                for k in range(left, count):
-                    i, j = places[k] // ndiff, places[k] % ndiff
-                    groupdq[i, j + 1, y, x] |= JUMP
-                    size = abs(np.float64(gathered[lane, places[k]]) - level) / sigma
-                    if sigma > 0.0 and size > spread[0] and size < spread[1]:
-                        groupdq[i, j + 1, y, x] |= SEED
-                        marked[i, y] = 1
 
 
 @kernel
@@ -519,7 +120,9 @@ def flag_after_segment(data, groupdq, gain, medians, thresholds, groups_after, s
                 for g in range(1, ngroups):
                     seeds[g] = 0
                     if groupdq[i, g, y, x] & JUMP:
-                        above = np.float64(_electrons(data, groupdq, i, g - 1, y, x, gain[y, x])) - medians[y, x]
+                        above = (
+                            np.float64(electrons(data, groupdq, i, g - 1, y, x, gain[y, x])) - medians[y, x]
+                        )
                         for k in range(2):
                             if above >= thresholds[k]:
                                 seeds[g] |= np.uint8(1 << k)
@@ -569,26 +172,31 @@ class JumpWorkspace:
 
     @cached_property
     def clip(self) -> tuple[np.ndarray, ...]:
-        """Scratch of `clip_integrations`: pairs, lanes, counts, bounds, moments, hits."""
+        """Scratch of `clip_integrations`: pairs, lanes, batch, sources, suspect, moments, hits, work."""
         n, ndiff = self.count, self.ngroups - 1
         return (
             comparators(n),
             np.empty((ndiff, n, LANES), np.float32),
-            np.empty((ndiff, LANES), np.int32),
-            np.empty((2, ndiff, LANES)),
-            np.empty((2, LANES)),
+            np.empty((n, LANES), np.float32),
+            np.empty(LANES, np.int32),
+            np.empty(LANES, np.uint8),
+            np.empty((7, LANES)),
             np.empty(ndiff * n * LANES, np.int32),
+            np.empty(ndiff * n, np.float32),
         )
 
     @cached_property
     def within(self) -> tuple[np.ndarray, ...]:
-        """Scratch of `flag_within`: gathered, sizes, places, work."""
+        """Scratch of `flag_within`: lanes, column, sizes, places, work, moments, suspect."""
         size = self.count * (self.ngroups - 1)
         return (
-            np.empty((GATHERED, size), np.float32),
+            np.empty((size, LANES), np.float32),
+            np.empty(size, np.float32),
             np.empty(size, np.float32),
             np.empty(size, np.int32),
             np.empty(size, np.float32),
+            np.empty((7, LANES)),
+            np.empty(LANES, np.uint8),
         )
 
 
@@ -645,7 +253,7 @@ class SegmentJump:
         if jump.flag_4_neighbors:
             spread[:] = jump.min_jump_to_flag_neighbors, jump.max_jump_to_flag_neighbors
         every = bool(self.after.any())
-        arrays = (data, groupdq, self.gain, self.noise2)
+        arrays: tuple[Any, ...] = (data, groupdq, self.gain, self.noise2)
         if self.method == "clip":
             clip_integrations(
                 *arrays, float(jump.rejection_threshold), spread, reset, *space.clip,

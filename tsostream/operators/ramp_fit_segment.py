@@ -12,11 +12,14 @@ take the scalar path, which follows the official code line by line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.integration.payload import Rate, Times
 from tsostream.operators.jit import kernel
 from tsostream.operators.ramp_fit import POWERS, weight_power
 from tsostream.operators.sorting import comparators, short_median
@@ -40,8 +43,7 @@ def official_weights(length: int) -> np.ndarray:
     for power in POWERS:
         w = np.ones(length)
         if length > 2:
-            w = (np.abs(x - middle) / middle).astype(np.float32) ** np.float32(power)
-        w = w.astype(np.float64)
+            w[:] = (np.abs(x - middle) / middle).astype(np.float32) ** np.float32(power)
         centre = (w * x).sum() / w.sum()
         rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
     return np.array(rows)
@@ -50,7 +52,7 @@ def official_weights(length: int) -> np.ndarray:
 @kernel
 def read_variance(length, rnoise, gain, time):
     """Variance of the slope of a segment from read noise [(DN/s)^2]; fewer than three groups count as two."""
-    scatter = 6.0 if length < 3 else np.float64(length) ** 3 - length
+    scatter = length * (length * length - 1.0) if length > 2 else 6.0
     return 12.0 * (rnoise / time) * (rnoise / time) / (scatter * gain * gain)
 
 
@@ -411,6 +413,13 @@ def _finish_row(
         rate_rnoise[y, x] = read
 
 
+@lru_cache(maxsize=8)
+def _tables(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and comparators for ramps of ``count`` groups."""
+    weights = official_weights(count) if count > 1 else np.zeros((len(POWERS), 1))
+    return weights, comparators(count - 1)
+
+
 @dataclass(frozen=True)
 class RatePlanes:
     """Slope, error, two variances and DQ: of every integration [integration, y, x], or of their mean [y, x]."""
@@ -424,11 +433,19 @@ class RatePlanes:
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> RatePlanes:
         """Make arrays to be written."""
-        return cls(*(np.empty(shape, np.float32) for _ in range(4)), np.empty(shape, np.uint32))
+        a, b, c, d = (np.empty(shape, np.float32) for _ in range(4))
+        return cls(a, b, c, d, np.empty(shape, np.uint32))
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """All five, in the order of the kernels' arguments."""
         return self.data, self.err, self.var_poisson, self.var_rnoise, self.dq
+
+    def rate(self, first: int, times: Times, part: slice | None = None) -> Rate:
+        """Wrap the arrays, or copies of some integrations, as a block."""
+        data, err, poisson, rnoise, bits = (
+            one if part is None else np.array(one[part]) for one in self.arrays()
+        )
+        return Rate(first, data, err, poisson, rnoise, bits, times)
 
 
 @dataclass(frozen=True)
@@ -484,10 +501,10 @@ class SegmentFit:
         # a ramp of one group is never suppressed, whatever was discarded later
         suppress = self.suppress_one_group and data.shape[1] > 1
         count = g1 - g0
-        weights = official_weights(count) if count > 1 else np.zeros((len(POWERS), 1))
-        pairs = comparators(count - 1)
+        weights, pairs = _tables(count)
         lanes = np.empty((max(count - 1, 1), data.shape[3]), np.float32)
-        fit_segment(
+        arguments: tuple[Any, ...] = (
             data, groupdq, pixeldq, self.gain, noise, self.dark, weights, pairs, times, suppress, g0, g1, lanes,
             *out.arrays(), *rate.arrays(), *window,
         )  # fmt: skip
+        fit_segment(*arguments)

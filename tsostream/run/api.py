@@ -23,7 +23,7 @@ def _request(inputs: str | Path | Sequence[str | Path], out: Path | None, option
         if options.get(name) is not None:
             one = isinstance(options[name], str)
             options[name] = (options[name],) if one else tuple(options[name])
-    for name in ("refs_dir", "wavelengths", "lock", "products_dir"):
+    for name in ("refs_dir", "wavelengths", "lock", "products_dir", "scratch"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
     return Request(inputs=tuple(many), out=out, **options)
@@ -68,7 +68,7 @@ def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **option
     **options
         Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
         scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs, products, products_dir, save_steps,
-        save_ints``.
+        save_ints, parity, scratch``.
 
     Returns
     -------

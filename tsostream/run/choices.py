@@ -119,6 +119,7 @@ def choose(
             pars=request.pars,
             lock=entry,
             crds=wish,
+            parity=request.parity is not None,
         )
     )
     if config is None or overrides is None or (entry is not None and locked is None):

@@ -36,6 +36,7 @@ from tsostream.run.layers import (
     setting_layer,
     unknown_step,
 )
+from tsostream.run.parity.configuration import official_skips
 
 if TYPE_CHECKING:
     from tsostream.run.lock import LockEntry
@@ -138,6 +139,7 @@ def load_config(
     pars: Sequence[str] | None = None,
     lock: LockEntry | None = None,
     crds: CrdsWish | None = None,
+    parity: bool = False,
 ) -> Config:
     """Put a configuration together.
 
@@ -158,6 +160,8 @@ def load_config(
         Takes the place of `config` and `pars`.
     crds
         How to ask CRDS; None not to.
+    parity
+        Start from the official time-series steps with the code's defaults instead of the mode's own file.
 
     Raises
     ------
@@ -165,6 +169,10 @@ def load_config(
         With every unknown step, unknown parameter and unacceptable value, and every file that cannot be read.
     """
     merged = Merged(step_order(info))
+    if parity:
+        skips = official_skips(merged.order, miri=info.is_miri)
+        merged.lay(Layer("--parity jwst", [(name, {"skip": True}) for name in skips]))
+        config = "none" if config is None else config
     source = _lay_lock(merged, lock, config, pars) if lock else _lay_files(merged, info, config, pars, crds)
     for text in settings:
         layer = setting_layer(text, merged.problems)

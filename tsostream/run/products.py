@@ -7,6 +7,7 @@ run the chain hands its slopes and ramps to the writers while they lie in a work
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import shutil
@@ -36,9 +37,12 @@ from tsostream.sinks.products import (
 )
 
 if TYPE_CHECKING:
+    from tsostream.operators.base import BoundRampStep
     from tsostream.operators.tile import Tile
     from tsostream.run.chain import Chain
     from tsostream.run.setup import Prepared, Request
+
+    Steps = Sequence[BoundRampStep]
 
 __all__ = ["PRODUCTS", "Planned", "ProductPlan", "attach_products", "plan_products", "product_memory"]
 
@@ -126,10 +130,14 @@ class ProductPlan:
             files, size = totals.get(name, (0, 0))
             totals[name] = (files + 1, size + one.nbytes)
         lines = [
-            f"{name}: {'1 file' if files == 1 else f'{files} files'}, {size / 1e6:.1f} MB"
+            f"{name}: {'1 file' if files == 1 else f'{files} files'}, {_size_text(size)}"
             for name, (files, size) in totals.items()
         ]
-        return [*lines, f"in {self.directory} ({self.free / 1e9:.1f} GB free)"]
+        return [*lines, f"in {self.directory} ({_size_text(self.free)} free)"]
+
+
+def _size_text(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def plan_products(
@@ -168,7 +176,7 @@ def plan_products(
         if plan.nbytes > plan.free + there:
             problems.append(
                 Problem(
-                    f"the products take {plan.nbytes / 1e9:.2f} GB, but only {plan.free / 1e9:.2f} GB are free",
+                    f"the products take {_size_text(plan.nbytes)}, but only {_size_text(plan.free)} are free",
                     str(directory),
                     "free some space, choose another --products-dir, or narrow --save-ints",
                     "space",
@@ -326,7 +334,9 @@ def attach_products(prepared: Prepared, chain: Chain) -> Iterator[Products]:
     """
     plan = prepared.products
     specs = _specs(prepared, plan, chain) if plan is not None else []
-    products = Products(specs, overwrite=prepared.request.overwrite)
+    # parity products say what the official ones say of a pixel without a slope
+    unusable = math.nan if prepared.request.parity is None else 0.0
+    products = Products(specs, overwrite=prepared.request.overwrite, unusable=unusable)
 
     def save_ramps(tile: Tile, step: str) -> None:
         products.add_ramps(tile.first, tile.data, tile.groupdq, step)
@@ -359,7 +369,9 @@ def _specs(prepared: Prepared, plan: ProductPlan, chain: Chain) -> list[ProductS
         )
         for segment in exposure.segments
     ]
-    ramp_steps = [step for step in chain.rates.steps if step.produces == "ramp"]
+    # slopes that come ready-made (parity) bring no steps: what they would be is the same
+    steps = chain.rates.steps or prepared.chain({}).steps
+    ramp_steps = [step for step in steps if step.produces == "ramp"]
     last_ramp = ramp_steps[-1].name if ramp_steps else "decode"
     planes = {step.name: step.pixeldq for step in ramp_steps}
     keywords = {"CAL_VER": f"tsostream {package_versions()['tsostream']}", **_crds(prepared)}
@@ -381,8 +393,8 @@ def _specs(prepared: Prepared, plan: ProductPlan, chain: Chain) -> list[ProductS
                 unit="DN" if ramp else "DN/s",
                 keywords=keywords,
                 sections={
-                    "Reference file information": _reference_names(prepared, chain, step),
-                    "Calibration step information": _step_status(prepared, chain, step, reach),
+                    "Reference file information": _reference_names(prepared, steps, step),
+                    "Calibration step information": _step_status(prepared, steps, step, reach),
                 },
                 pixeldq=planes.get(step, chain.rates.pixeldq) if ramp else None,
             )
@@ -396,20 +408,20 @@ def _crds(prepared: Prepared) -> dict[str, Any]:
     return {"CRDS_VER": crds_version(), "CRDS_CTX": prepared.crds_context}
 
 
-def _until(chain: Chain, step: str) -> list[str]:
+def _until(steps: Steps, step: str) -> list[str]:
     """Names of the steps up to one of them, all for an empty name; none for ``decode``."""
-    names = [one.name for one in chain.rates.steps]
+    names = [one.name for one in steps]
     if step == "decode":
         return []
     return names[: names.index(step) + 1] if step else names
 
 
-def _step_status(prepared: Prepared, chain: Chain, step: str, reach: str) -> dict[str, str]:
+def _step_status(prepared: Prepared, steps: Steps, step: str, reach: str) -> dict[str, str]:
     """Keyword -> COMPLETE or SKIPPED: steps that ran up to ``step``, and those left out before ``reach``."""
-    done = _until(chain, step)
+    done = _until(steps, step)
     status = {
         _STATUS[one.name]: "SKIPPED" if one.skipped else "COMPLETE"
-        for one in chain.rates.steps
+        for one in steps
         if one.name in done and one.name in _STATUS
     }
     order = MIRI_RAMPS if prepared.exposure.info.is_miri else NIR_RAMPS
@@ -418,9 +430,9 @@ def _step_status(prepared: Prepared, chain: Chain, step: str, reach: str) -> dic
     return status
 
 
-def _reference_names(prepared: Prepared, chain: Chain, step: str) -> dict[str, str]:
+def _reference_names(prepared: Prepared, steps: Steps, step: str) -> dict[str, str]:
     """Keyword -> name, of the references of the steps up to ``step``."""
-    done = {one.name for one in chain.rates.steps if not one.skipped} & {*_until(chain, step)}
+    done = {one.name for one in steps if not one.skipped} & {*_until(steps, step)}
     used = {
         name
         for operator in prepared.config.operators

@@ -59,8 +59,8 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
         "exposure": {
             name: getattr(info, name)
             for name in (
-                "exposure_id", "instrument", "detector", "exp_type", "level", "subarray", "nx", "ny", "nints", "ngroups",
-                "nframes", "groupgap", "readpatt", "filter", "pupil", "grating", "frame_time", "group_time",
+                "exposure_id", "instrument", "detector", "exp_type", "level", "subarray", "nx", "ny", "nints",
+                "ngroups", "nframes", "groupgap", "readpatt", "filter", "pupil", "grating", "frame_time", "group_time",
                 "integration_time",
             )
         },
@@ -78,7 +78,7 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
             "steps": prepared.config.parameters(),
             "order": [operator.name for operator in prepared.config.operators],
             "skipped": prepared.config.skipped,
-            "scope": "streaming",
+            "scope": "streaming" if prepared.request.parity is None else "segment",
         },
         "references": {
             name: {

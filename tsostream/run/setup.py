@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
 from tsostream.files import Exposure, find_exposures, open_segment, wavelength_image
@@ -20,6 +20,7 @@ from tsostream.references.crds_client import Progress
 from tsostream.run.chain import RateChain, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
+from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.scout import ScoutPlan, parse_scout
@@ -89,6 +90,8 @@ class Request:
     products_dir: Path | None = None
     save_steps: tuple[str, ...] = ()
     save_ints: str | None = None
+    parity: Literal["jwst"] | None = None
+    scratch: Path | None = None
     block_bytes: int | None = None
 
 
@@ -222,6 +225,8 @@ def prepare(
     if problems:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, {})
+    if request.parity is not None:
+        check_parity(request, config, info, loaded.references)
     workers = request.workers or os.cpu_count() or 1
     plan = make_plan(
         exposure,

@@ -24,7 +24,8 @@ from tsostream.files import read_blocks
 from tsostream.integration.payload import Measurement
 from tsostream.operators.jit import on_compile
 from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
-from tsostream.run.chain import Chain, bind_measurement
+from tsostream.run.chain import Chain, RateChain, bind_measurement
+from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start, run_fingerprint
 from tsostream.run.readout import effective_times
@@ -125,6 +126,10 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
     """
     exposure, plan = prepared.exposure, prepared.plan
+    make_chain: Callable[[dict[str, Any]], RateChain] = prepared.chain
+    if prepared.request.parity is not None:
+        official = parity_rates(prepared, pool, observer)
+        make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
     began = time.perf_counter()
     if prepared.scout.kind == "file" and prepared.scout.path is not None:
         scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
@@ -134,7 +139,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         scout = run_scout(
             exposure,
             numbers,
-            prepared.chain,
+            make_chain,
             pool,
             workers=plan.workers,
             block_bytes=prepared.request.block_bytes or plan.block_bytes,
@@ -142,7 +147,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         )
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
     templates = {**scout.templates(), "wavelength": prepared.wavelengths}
-    rates = prepared.chain(templates)
+    rates = make_chain(templates)
     (measuring,) = bind_measurement(prepared.config, rates, prepared.references, templates, MEASURING)
     for note in getattr(measuring, "notes", ()):
         observer.message(note)
@@ -287,7 +292,7 @@ async def run_exposure(
             raise
         finally:
             seconds["stream"] = time.perf_counter() - began
-            footer = facts.describe(ready, seconds)
+            footer = {**facts.describe(ready, seconds), "products": [path.name for path in products.paths]}
             try:
                 output.finish(status, footer)  # type: ignore[arg-type]
             except TsoStreamError:
@@ -298,6 +303,8 @@ async def run_exposure(
     _log_steps(ready)
     for line in footer.get("warnings", []):
         observer.message(line)
+    if products.paths:
+        observer.message(f"{len(products.paths)} FITS products in {products.paths[0].parent}")
     return Result(
         prepared.out, facts.integrations, status, seconds, {**ready.start, **footer}, products.paths
     )

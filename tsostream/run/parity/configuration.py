@@ -14,5 +14,5 @@ OFFICIAL_SKIPS = (
 
 
 def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
-    """Steps among ``order`` that the official time-series set does not run."""
+    """List the steps among ``order`` that the official time-series set does not run."""
     return [name for name in order if name in OFFICIAL_SKIPS or (miri and name == "refpix")]

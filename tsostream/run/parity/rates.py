@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tsostream.integration.payload import Rate, Raw
 from tsostream.operators.tile import plan_tile
 from tsostream.run.chain import RateChain
@@ -51,7 +49,7 @@ class ParityRates(RateChain):
         raw.release()
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
         part = slice(raw.first - store.first, raw.first - store.first + raw.count)
-        yield Rate(raw.first, *(np.array(one[part]) for one in store.planes.arrays()), raw.times)
+        yield store.planes.rate(raw.first, raw.times, part)
 
 
 def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> ParityRates:

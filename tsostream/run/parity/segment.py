@@ -11,6 +11,7 @@ on the way, and where one does say something the windows are done again with it 
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import threading
@@ -28,6 +29,7 @@ from tsostream.integration.payload import Rate, Times
 from tsostream.operators.decode import decode_pass
 from tsostream.operators.jump_segment import (
     JumpWorkspace,
+    Method,
     SegmentJump,
     choose_method,
     clear_seeds,
@@ -43,6 +45,8 @@ __all__ = ["SegmentRun", "SegmentSlopes"]
 
 DNU = np.uint8(dq.DO_NOT_USE)
 JUMP = np.uint8(dq.JUMP_DET)
+#: bytes of a sample: signal and flags
+SAMPLE = 5
 #: bytes a window with all its integrations may take
 WINDOW_BYTES = 192 << 20
 #: slopes of a segment up to this size stay in memory
@@ -77,8 +81,7 @@ class SegmentSlopes:
         """Hand the slopes out in order, ``length`` integrations at a time."""
         for start in range(0, len(self.times), length):
             part = slice(start, min(start + length, len(self.times)))
-            arrays = [np.array(one[part]) for one in self.planes.arrays()]
-            yield Rate(self.first + start, *arrays, self.times[part])
+            yield self.planes.rate(self.first + start, self.times[part], part)
 
 
 @dataclass
@@ -169,9 +172,7 @@ class SegmentRun:
                 known = found
         finally:
             os.close(descriptor)
-        one = (array[None] for array in mean.arrays())
-        times = Times(np.zeros((1, 6)), np.zeros(1, np.uint32))
-        self._after(Rate(self.segment.first, *one, times))
+        self._after(RatePlanes(*(one[None] for one in mean.arrays())))
         return SegmentSlopes(
             self.segment.first, planes, mean, SegmentTimes(self.segment).rows(self.segment.first, n), method
         )
@@ -268,9 +269,7 @@ class SegmentRun:
             for name, table in self._tables.items():
                 low, high = (window.left, window.right) if name == TABLES[0] else (window.top, window.bottom)
                 scratch[name] = np.ascontiguousarray(table[part, :, low:high])
-            tile = Tile(
-                self.segment.first + start, words, held.data[part], held.groupdq[part], None, scratch
-            )
+            tile = Tile(self.segment.first + start, words, held.data[part], held.groupdq[part], None, scratch)
             run_passes(tile, passes, ny, ny)
             marks = [scratch[name].any(axis=0) for name in ESTIMATED if name in scratch]
             if marks:
@@ -281,7 +280,7 @@ class SegmentRun:
         self._each(work, range(0, n, length))
         bound.pixeldq[estimated] |= np.uint32(dq.FLUX_ESTIMATED)
 
-    def _method(self, descriptor: int, windows: list[Window]) -> str:
+    def _method(self, descriptor: int, windows: list[Window]) -> Method:
         """Choose the way jumps are found; reads until the count of unusable groups cannot change it any more."""
         info, n = self.steps.info, self.count
         jump = self.steps.jump
@@ -321,7 +320,7 @@ class SegmentRun:
         self,
         descriptor: int,
         windows: list[Window],
-        method: str,
+        method: Method,
         known: _Known,
         planes: RatePlanes,
         mean: RatePlanes,
@@ -356,7 +355,9 @@ class SegmentRun:
         if info.is_miri and info.ngroups > 1:
             found.groups = _used_groups(fitted)
             if found.groups[1] - found.groups[0] < 2:
-                raise OperatorError(f"{self.segment.source_path}: no two groups can be used; check the references")
+                raise OperatorError(
+                    f"{self.segment.source_path}: no two groups can be used; check the references"
+                )
         if found.groups == known.groups and np.array_equal(found.reset, known.reset):
             return None
         return found
@@ -366,7 +367,7 @@ class SegmentRun:
         window: Window,
         bound: WindowSteps,
         held: _Held,
-        method: str,
+        method: Method,
         known: _Known,
         spaces: list[JumpWorkspace],
         clean: np.ndarray,
@@ -376,8 +377,13 @@ class SegmentRun:
         gain = bound.references["gain"].arrays["SCI"]
         typical = float(np.nanmedian(self.steps.references["gain"].arrays["SCI"]))
         search = SegmentJump(
-            self.steps.jump, self.steps.info, gain, bound.references["readnoise"].arrays["SCI"], typical, method
-        )  # type: ignore[arg-type]
+            self.steps.jump,
+            self.steps.info,
+            gain,
+            bound.references["readnoise"].arrays["SCI"],
+            typical,
+            method,
+        )
         idle = list(spaces)
         top, bottom, left, right = window.grown(1)
 
@@ -385,7 +391,13 @@ class SegmentRun:
             with self._lock:
                 space = idle.pop()
             search.find(
-                held.data, held.groupdq, held.marked, held.medians, known.reset, space, (y, y + 1, left, right)
+                held.data,
+                held.groupdq,
+                held.marked,
+                held.medians,
+                known.reset,
+                space,
+                (y, y + 1, left, right),
             )
             with self._lock:
                 idle.append(space)
@@ -418,11 +430,12 @@ class SegmentRun:
             fit.run(held.data, held.groupdq, bound.pixeldq, held.out, held.mean, rows, known.groups)
 
         self._each(work, range(y0, y1))
-        n = self.count
-        self._after(Rate(1, *held.out.arrays(), Times(np.zeros((n, 6)), np.zeros(n, np.uint32))))
+        self._after(held.out)
 
-    def _after(self, rate: Rate) -> None:
+    def _after(self, planes: RatePlanes) -> None:
         """Take slopes through the steps behind the fit, in place."""
+        n = len(planes.data)
+        rate = planes.rate(self.segment.first, Times(np.zeros((n, 6)), np.zeros(n, np.uint32)))
         unused = np.empty((0, 0, 0, 0), np.float32)
         tile = Tile(rate.first, None, unused, unused.astype(np.uint8), rate, {})
         rows = rate.data.shape[1]
@@ -447,14 +460,8 @@ class SegmentRun:
         return RatePlanes(*maps)
 
 
-#: bytes of a sample: signal and flags
-SAMPLE = 5
-
-
 def _let_go(planes: RatePlanes) -> None:
     """Give back the memory of a mapped store; the file keeps its pages."""
-    import mmap
-
     for one in planes.arrays():
         mapping = getattr(one, "_mmap", None)
         if mapping is not None:
@@ -463,7 +470,7 @@ def _let_go(planes: RatePlanes) -> None:
 
 def _used_groups(alive: np.ndarray) -> tuple[int, int]:
     """Leave out the first groups, and the last one, that no pixel of any integration can use (21.1, item 4)."""
-    some = alive.any(axis=0)
+    some = np.asarray(alive.any(axis=0))
     first = int(np.argmax(some)) if some.any() else len(some)
     last = len(some)
     if last > first and not some[last - 1]:

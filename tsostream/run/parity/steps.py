@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,13 @@ from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
 from tsostream.operators.jump import Jump
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
-from tsostream.run.config import Config
 from tsostream.run.parity.windows import Window, cut_info, cut_references
 
-__all__ = ["ParitySteps", "WindowSteps", "bind_window", "split_steps"]
+if TYPE_CHECKING:
+    from tsostream.run.config import Config
+    from tsostream.run.setup import Request
+
+__all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
 #: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
 UNSUPPORTED = ("emicorr", "charge_migration", "clean_flicker_noise", "persistence", "picture_frame")
@@ -82,7 +86,7 @@ class ParitySteps:
         return passes[: last + 1]
 
     def frame_steps(self) -> list[BoundRampStep]:
-        """The steps that `frame_passes` belong to."""
+        """List the steps that `frame_passes` belong to."""
         names = [step.name for step in self.bound]
         return list(self.bound[: names.index("refpix") + 1])
 
@@ -131,9 +135,26 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
         unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
         pixeldq = pixeldq | np.where(gain > 0, np.uint32(0), unknown)
     dark = _average_dark(config, info, references)
-    return ParitySteps(
-        info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark
-    )
+    return ParitySteps(info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark)
+
+
+def check_parity(
+    request: Request, config: Config, info: ExposureInfo, references: Mapping[str, Reference]
+) -> None:
+    """Refuse what the parity scope does not do, before the run.
+
+    Raises
+    ------
+    ConfigError
+        A step, a product or a saved step it does not have; files of slopes.
+    """
+    if not info.is_ramp:
+        what = f"--parity jwst is for stage 1, the files are {info.level}"
+        raise ConfigError(Problem(what, todo="leave it out, or give the uncal files", code="parameter"))
+    if request.save_steps or "ramp" in request.products:
+        what = "--parity jwst makes rateints and rate, no --save-steps and no ramp product"
+        raise ConfigError(Problem(what, todo="leave them out", code="parameter"))
+    split_steps(config, info, references)
 
 
 def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:

@@ -100,9 +100,7 @@ def plan_windows(count: int, info: ExposureInfo, halo: int, budget: int) -> list
 def cut_info(info: ExposureInfo, window: Window) -> ExposureInfo:
     """Describe a window as if it were the subarray."""
     ny, nx = window.shape
-    return replace(
-        info, ny=ny, nx=nx, ystart=info.ystart + window.top, xstart=info.xstart + window.left
-    )
+    return replace(info, ny=ny, nx=nx, ystart=info.ystart + window.top, xstart=info.xstart + window.left)
 
 
 def cut_references(

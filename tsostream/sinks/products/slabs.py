@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tsostream.errors import OutputExistsError, Problem
+from tsostream.errors import OutputExistsError, Problem, SinkError
 from tsostream.integration.payload import Times
 from tsostream.sinks.arrow_file import flush_data, sink_error
 from tsostream.sinks.products.layout import Layout
@@ -252,10 +252,16 @@ class ProductFile:
         Raises
         ------
         SinkError, OutputExistsError
-            When the system refuses, or another file has got the name since; the ``.part`` stays.
+            When it is not complete, the system refuses, or another file has got the name since; the ``.part`` stays.
         """
         if self._published:
             return
+        if not self.complete:
+            there = sum(high - low for low, high in self._written)
+            raise SinkError(
+                f"{self.part}: holds {there} of {self.count} integrations, so it keeps this name; "
+                "start again with --overwrite"
+            )
         self._refuse(self.path)
         try:
             self.part.replace(self.path)

@@ -113,7 +113,11 @@ def test_what_astropy_reads(planes: Planes, tmp_path: Path) -> None:
         assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "DQ", "PIXELDQ", "GROUPDQ", "INT_TIMES"]
         for name, array in {**planes, **STATIC}.items():
             np.testing.assert_array_equal(hdus[name].data, array)
-            assert hdus[name].data.dtype == array.dtype.newbyteorder(">") or array.dtype == np.uint8 or name.endswith("DQ")
+            assert (
+                hdus[name].data.dtype == array.dtype.newbyteorder(">")
+                or array.dtype == np.uint8
+                or name.endswith("DQ")
+            )
         assert hdus["SCI"].header["BITPIX"] == -32
         assert (hdus["DQ"].header["BITPIX"], hdus["DQ"].header["BZERO"]) == (32, 1 << 31)
         assert hdus["GROUPDQ"].header["BITPIX"] == 8
@@ -133,7 +137,9 @@ def test_many_rows_of_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pla
     np.testing.assert_array_equal(table["int_start_MJD_UTC"], row_values(FIRST, COUNT)[:, 0])
 
 
-def test_planes_larger_than_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planes: Planes) -> None:
+def test_planes_larger_than_the_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planes: Planes
+) -> None:
     monkeypatch.setattr(slabs_module, "CHUNK_BYTES", 52)
     file = cube(tmp_path / "x.fits")
     put(file, planes, 0, COUNT)
@@ -146,6 +152,8 @@ def test_a_name_only_when_complete(planes: Planes, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     put(file, planes, 0, COUNT - 1)
     assert not file.complete
+    with pytest.raises(SinkError, match=r"x\.fits\.part: holds 22 of 23 integrations"):
+        file.publish()
     assert list(tmp_path.iterdir()) == [tmp_path / "x.fits.part"]
     size = part_path(file.path).stat().st_size
     put(file, planes, COUNT - 1, COUNT)
@@ -209,7 +217,9 @@ def test_a_full_disk(planes: Planes, tmp_path: Path, monkeypatch: pytest.MonkeyP
     file = cube(tmp_path / "x.fits")
     put(file, planes, 0, 4)
     monkeypatch.setattr(slabs_module.os, "pwrite", failing(errno.ENOSPC, 1))
-    with pytest.raises(SinkError, match=r"x\.fits\.part: integrations 15-17 of DQ cannot be written: No space left"):
+    with pytest.raises(
+        SinkError, match=r"x\.fits\.part: integrations 15-17 of DQ cannot be written: No space left"
+    ):
         put(file, planes, 4, 7)
     monkeypatch.undo()
     put(file, planes, 4, COUNT)  # as after some files were removed
@@ -221,7 +231,7 @@ def test_a_full_disk_at_once(planes: Planes, tmp_path: Path, monkeypatch: pytest
     file = cube(tmp_path / "x.fits")
     monkeypatch.setattr(slabs_module.os, "pwrite", failing(errno.ENOSPC, 0))
     for _ in range(2):
-        with pytest.raises(SinkError, match="its headers cannot be written: No space left.*free some space"):
+        with pytest.raises(SinkError, match=r"its headers cannot be written: No space left.*free some space"):
             put(file, planes, 0, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -278,7 +288,12 @@ def test_what_is_carried_over() -> None:
 
 
 def test_broken_cards_are_left_out() -> None:
-    raw = b"GOOD    = 3".ljust(80) + b"BAD     = 'no end".ljust(80) + b"WORSE   = 1.2.3".ljust(80) + b"END".ljust(80)
+    raw = (
+        b"GOOD    = 3".ljust(80)
+        + b"BAD     = 'no end".ljust(80)
+        + b"WORSE   = 1.2.3".ljust(80)
+        + b"END".ljust(80)
+    )
     cards = carry(fits.Header.fromstring(raw), primary=True)
     assert "GOOD" in [card.keyword for card in cards]
     make_layout(primary_header(cards, {}, {}), [])

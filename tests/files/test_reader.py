@@ -209,7 +209,7 @@ def test_file_that_shrinks_during_the_run(tmp_path):
                 os.truncate(path, sci.offset + 10 * sci.bytes_per_integration + 100)
             raw.release()
 
-    with pytest.raises(ReadError, match=r"extension SCI: integration 11 is not there any more.*--resume"):
+    with pytest.raises(ReadError, match=r"extension SCI: integration 11 is not there any more.*--overwrite"):
         asyncio.run(run())
 
 

@@ -113,7 +113,7 @@ def test_no_footer_over_bytes_another_program_has_changed(out):
 
 def test_existing_files_are_kept_unless_told_otherwise(out):
     out.write_bytes(b"precious")
-    with pytest.raises(OutputExistsError, match=r"--resume.*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"choose another --out.*--overwrite"):
         GrowingFile.create(out, schemas()[0])
     with pytest.raises(OutputExistsError, match="one of the inputs"):
         GrowingFile.create(out, schemas()[0], overwrite=True, inputs=[out])

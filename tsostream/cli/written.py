@@ -44,7 +44,10 @@ def print_output(console: Console, path: Path) -> None:
         ("flux", _flux_text(lc)),
         ("counts", ", ".join(f"{name} {int(table.column(name).to_numpy().sum())}" for name in COUNTS)),
         ("quality", _quality_text(table.column("quality").to_numpy())),
-        ("steps", ", ".join(config.get("steps", {})) + _skipped(config.get("skipped", ()))),
+        (
+            "steps",
+            " → ".join(config.get("order") or config.get("steps", {})) + _skipped(config.get("skipped", ())),
+        ),
         ("parameters", str(config.get("source", ""))),
         (
             "references",

@@ -258,7 +258,7 @@ def _exposure(
     totals = sorted({segment.segment_total for segment in segments if segment.segment_total})
     if len(totals) > 1:
         notes.append(f"EXSEGTOT differs between the segments: {', '.join(map(str, totals))}")
-    elif totals and first == 1 and info.nints == last and totals[0] != len(segments):
+    elif totals and first == 1 and info.nints == last and not gaps and totals[0] != len(segments):
         notes.append(f"EXSEGTOT says {totals[0]} segments, but {len(segments)} files hold the whole exposure")
     numbers = [segment.segment_number for segment in segments]
     if numbers != sorted(set(numbers)):

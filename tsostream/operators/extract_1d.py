@@ -157,6 +157,17 @@ class Extract1d(Operator):
     correct_shift: bool = True
     order: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trace_coeffs is not None and not (self.trace_coeffs and np.isfinite(self.trace_coeffs).all()):
+            raise ConfigError(
+                Problem(
+                    f"extract_1d.trace_coeffs = {self.trace_coeffs} is not a polynomial",
+                    todo="give its coefficients, constant term first, for example [15.5, 0.001]",
+                    code="parameter",
+                )
+            )
+
     @property
     def coupling(self) -> Coupling:
         """Trace and profile come from the scout."""
@@ -233,7 +244,19 @@ class Extract1d(Operator):
 
     def _trace(self, image: np.ndarray, bad: np.ndarray) -> np.ndarray:
         if self.trace_coeffs is not None:
-            return np.polynomial.polynomial.polyval(np.arange(image.shape[1], dtype=float), self.trace_coeffs)
+            given = np.polynomial.polynomial.polyval(
+                np.arange(image.shape[1], dtype=float), self.trace_coeffs
+            )
+            if not ((given > 0) & (given < image.shape[0] - 1)).any():
+                raise ConfigError(
+                    Problem(
+                        f"the trace of extract_1d.trace_coeffs = {self.trace_coeffs} lies nowhere within the "
+                        f"{image.shape[0]} pixels across",
+                        todo="give 0-based pixels of the subarray",
+                        code="parameter",
+                    )
+                )
+            return given
         return geometry.find_trace(image, bad, half_width=self.width / 2).centre
 
 

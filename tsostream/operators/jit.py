@@ -14,15 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import platformdirs
 from numba.core import event
 
-__all__ = ["cache_directory", "kernel", "on_compile"]
-
-F = TypeVar("F", bound=Callable)
+__all__ = ["cache_directory", "is_cold", "kernel", "on_compile"]
 
 
 def _source_hash() -> str:
@@ -49,6 +47,11 @@ cache_directory: Path = _writable_directory()
 setattr(numba.config, "CACHE_DIR", str(cache_directory))  # noqa: B010 - numba declares it at run time
 
 
+def is_cold() -> bool:
+    """Whether no kernel of this version has been compiled on this machine yet."""
+    return next(cache_directory.rglob("*.nbi"), None) is None
+
+
 class _FirstCompilation(event.Listener):
     """Calls back once, when a kernel is compiled rather than loaded."""
 
@@ -73,11 +76,10 @@ def on_compile(callback: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def kernel(function: F) -> F:
+def kernel(function: Callable) -> Any:
     """Compile a kernel: no Python objects, no GIL, no raising on division, no re-ordered sums, cached on disk.
 
     Kernels read arrays and scalars and write into arrays the caller passes. ``fastmath`` and ``parallel`` stay off:
     both make a sum depend on how the compiler or the thread count cut it.
     """
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
-    return compiled
+    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)

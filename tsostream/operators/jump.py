@@ -443,9 +443,7 @@ def _find(
     spread: np.ndarray,
 ) -> None:
     marks, rows = tile.scratch["jump.marks"], tile.scratch["jump.rows"]
-    find_jumps(
-        tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1
-    )
+    find_jumps(tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1)
 
 
 def _spread(tile: Tile, y0: int, y1: int) -> None:

@@ -187,13 +187,12 @@ class JumpWorkspace:
 
     @cached_property
     def within(self) -> tuple[np.ndarray, ...]:
-        """Scratch of `flag_within`: lanes, column, sizes, places, work, moments, suspect."""
+        """Scratch of `flag_within`: pairs, lanes, batch, sizes, moments, suspect."""
         size = self.count * (self.ngroups - 1)
         return (
+            comparators(size),
             np.empty((size, LANES), np.float32),
-            np.empty(size, np.float32),
-            np.empty(size, np.float32),
-            np.empty(size, np.int32),
+            np.empty((size, LANES), np.float32),
             np.empty(size, np.float32),
             np.empty((7, LANES)),
             np.empty(LANES, np.uint8),

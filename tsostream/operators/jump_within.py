@@ -12,40 +12,57 @@ from tsostream.operators.jump_marks import (
     bracket_median,
     fill_differences,
     list_moments,
-    median_of,
 )
+from tsostream.operators.sorting import sort_lanes
 
 __all__ = ["flag_within"]
 
 
 @kernel
-def _level(sizes, count, work):
-    """Level of the absolute differences left (16.6, step 1): without all maxima, the middle, or the smaller one."""
-    top = np.float32(-1.0)
+def _sorted_sizes(batch, lane, count, sizes):
+    """Write the absolute values of a sorted list in ascending order (``sizes``: float32 [value])."""
+    high = 0
+    while high < count and batch[high, lane] < 0.0:
+        high += 1
+    low = high - 1
     for k in range(count):
-        work[k] = sizes[k]
-        top = max(top, sizes[k])
-    if count == 2:
-        return np.float64(min(work[0], work[1]))
-    if count == 3:
-        return median_of(work, 3)
-    kept = 0
-    for k in range(count):
-        if sizes[k] != top:
-            work[kept] = sizes[k]
-            kept += 1
-    return median_of(work, kept) if kept > 0 else np.nan
+        if high >= count or (low >= 0 and -batch[low, lane] <= batch[high, lane]):
+            sizes[k] = -batch[low, lane]
+            low -= 1
+        else:
+            sizes[k] = batch[high, lane]
+            high += 1
 
 
 @kernel
-def _search(sizes, places, count, noise2, limits, work):
-    """Find hits among the absolute differences of a pixel, the largest first (16.6).
+def _middle(values, low, high):
+    """Median of sorted ``values[low:high]`` in double precision; NaN when there is none."""
+    count = high - low
+    if count == 0:
+        return np.nan
+    upper = np.float64(values[low + count // 2])
+    return upper if count % 2 else 0.5 * (upper + np.float64(values[low + count // 2 - 1]))
 
-    ``sizes`` and ``places`` hold the finite ones; hits are moved behind the others. Returns how many are left.
+
+@kernel
+def _search(sizes, count, noise2, limits):
+    """Find hits among sorted absolute differences, the largest first (16.6).
+
+    Returns which are left: ``sizes[low:high]``.
     """
+    low, high = 0, count
     first = True
-    while count >= 2:
-        level = _level(sizes, count, work)
+    while high - low >= 2:
+        left = high - low
+        if left >= 4:
+            top = high
+            while top > low and sizes[top - 1] == sizes[high - 1]:
+                top -= 1
+            level, limit = _middle(sizes, low, top), limits[0]
+        elif left == 3:
+            level, limit = np.float64(sizes[low + 1]), limits[1]
+        else:
+            level, limit = np.float64(sizes[low]), limits[2]
         if not first:
             # from the second round on the official step keeps its level in single precision
             level = np.float64(np.float32(level))
@@ -53,38 +70,33 @@ def _search(sizes, places, count, noise2, limits, work):
         sigma = np.sqrt(abs(level) + noise2)
         if not sigma > 0.0:
             break
-        limit = limits[0] if count >= 4 else (limits[1] if count == 3 else limits[2])
-        worst = -1.0
-        for k in range(count):
-            worst = max(worst, abs(np.float64(np.float32(np.float64(sizes[k]) - level))) / sigma)
+        worst = max(_distance(sizes[high - 1], level) / sigma, _distance(sizes[low], level) / sigma)
         if not worst > limit:
             break
-        k = 0
-        while k < count:
-            if abs(np.float64(np.float32(np.float64(sizes[k]) - level))) / sigma == worst:
-                count -= 1
-                sizes[k], sizes[count] = sizes[count], sizes[k]
-                places[k], places[count] = places[count], places[k]
-            else:
-                k += 1
-    return count
+        # equal differences go together
+        while high > low and _distance(sizes[high - 1], level) / sigma == worst:
+            high -= 1
+        while high > low and _distance(sizes[low], level) / sigma == worst:
+            low += 1
+    return low, high
 
 
 @kernel
-def _single_pass(column, places, count, noise2, limit, work):
-    """Find hits about the signed median (16.5); as `_search`."""
-    for k in range(count):
-        work[k] = column[places[k]]
-    level = median_of(work, count)
+def _distance(size, level):
+    """Distance from the level, rounded to single precision as the official step's."""
+    return abs(np.float64(np.float32(np.float64(size) - level)))
+
+
+@kernel
+def _single_pass(batch, lane, count, level, noise2, limit):
+    """Find hits about the signed median (16.5) in a sorted list; returns which are left, as `_search`."""
     sigma = np.sqrt(abs(level) + noise2)
-    k = 0
-    while k < count and sigma > 0.0:
-        if abs(np.float64(column[places[k]]) - level) / sigma > limit:
-            count -= 1
-            places[k], places[count] = places[count], places[k]
-        else:
-            k += 1
-    return count
+    low, high = 0, count
+    while high > low and abs(np.float64(batch[high - 1, lane]) - level) / sigma > limit:
+        high -= 1
+    while high > low and abs(np.float64(batch[low, lane]) - level) / sigma > limit:
+        low += 1
+    return low, high
 
 
 @kernel
@@ -103,8 +115,33 @@ def _suspects(values, noise2, single, limit, y, start, width, moments, suspect):
 
 
 @kernel
+def _lane_median(batch, lane, count):
+    """Median of a sorted list, in double precision."""
+    upper = np.float64(batch[count // 2, lane])
+    return upper if count % 2 else 0.5 * (upper + np.float64(batch[count // 2 - 1, lane]))
+
+
+@kernel
+def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolute, marked, y, x):
+    """Flag the differences of a pixel that lie outside ``least … most``, and mark those that spread."""
+    n = groupdq.shape[0]
+    sigma = np.sqrt(abs(level) + noise2)
+    for k in range(lanes.shape[0]):
+        value = lanes[k, lane]
+        size = abs(value) if absolute else value
+        if not (size < least or size > most):
+            continue
+        i, j = k % n, k // n
+        groupdq[i, j + 1, y, x] |= JUMP
+        away = abs(np.float64(value) - level) / sigma
+        if sigma > 0.0 and away > spread[0] and away < spread[1]:
+            groupdq[i, j + 1, y, x] |= SEED
+            marked[i, y] = 1
+
+
+@kernel
 def flag_within(
-    data, groupdq, gain, noise2, limits, single, spread, lanes, column, sizes, places, work, moments, suspect,
+    data, groupdq, gain, noise2, limits, single, spread, pairs, lanes, batch, sizes, moments, suspect,
     marked, medians, every, y0, y1, x0, x1,
 ):  # fmt: skip
     """Flag differences that stand out among all differences of the pixel (16.5, 16.6).
@@ -117,11 +154,11 @@ def flag_within(
         Thresholds for four or more, three and two finite differences [sigma].
     single : bool
         One pass about the signed median (16.5) rather than the iterative search (16.6).
-    lanes : float32 [difference * integration, lane]
+    pairs : int32 [comparator, 2]
+        Comparators for all differences of a pixel.
+    lanes, batch : float32 [difference * integration, lane]
         Scratch.
-    column, sizes, work : float32 [difference * integration]
-        Scratch.
-    places : int32 [difference * integration]
+    sizes : float32 [difference * integration]
         Scratch.
     moments : float64 [7, lane]
         Scratch.
@@ -137,38 +174,37 @@ def flag_within(
             for j in range(ndiff):
                 fill_differences(data, groupdq, gain, j, y, start, width, lanes[j * n : (j + 1) * n])
             _suspects(lanes, noise2, single, limits[0], y, start, width, moments, suspect)
+            some = every
             for lane in range(width):
-                if not (suspect[lane] or every):
-                    continue
-                x = start + lane
-                read = np.float64(noise2[y, x])
-                medians[y, x] = np.nan
-                count = 0
-                for k in range(n * ndiff):
+                some |= suspect[lane] != 0
+            if not some:
+                continue
+            for k in range(n * ndiff):
+                for lane in range(LANES):
                     value = lanes[k, lane]
-                    column[k] = value
-                    if not np.isnan(value):
-                        sizes[count] = abs(value)
-                        places[count] = k
-                        count += 1
-                if count == 0:
+                    batch[k, lane] = value if value == value else np.float32(np.inf)
+            sort_lanes(batch, pairs)
+            for lane in range(width):
+                x, count = start + lane, int(moments[0, lane])
+                medians[y, x] = np.nan
+                if count == 0 or not (suspect[lane] or every):
                     continue
-                left = count
-                if suspect[lane] and single:
-                    left = _single_pass(column, places, count, read, limits[0], work)
-                elif suspect[lane]:
-                    left = _search(sizes, places, count, read, limits, work)
-                if left == count and not every:
-                    continue
-                for k in range(count):
-                    work[k] = column[places[k]]
-                level = median_of(work, count)
-                sigma = np.sqrt(abs(level) + read)
+                read = np.float64(noise2[y, x])
+                level = _lane_median(batch, lane, count)
                 medians[y, x] = level
-                for k in range(left, count):
-                    i, j = places[k] % n, places[k] // n
-                    groupdq[i, j + 1, y, x] |= JUMP
-                    size = abs(np.float64(column[places[k]]) - level) / sigma
-                    if sigma > 0.0 and size > spread[0] and size < spread[1]:
-                        groupdq[i, j + 1, y, x] |= SEED
-                        marked[i, y] = 1
+                if not suspect[lane]:
+                    continue
+                least = most = np.float32(np.inf)  # all of them lie outside
+                if single:
+                    low, high = _single_pass(batch, lane, count, level, read, limits[0])
+                    if high > low:
+                        least, most = batch[low, lane], batch[high - 1, lane]
+                else:
+                    _sorted_sizes(batch, lane, count, sizes)
+                    low, high = _search(sizes, count, read, limits)
+                    if high > low:
+                        least, most = sizes[low], sizes[high - 1]
+                if high - low < count:
+                    _flag_lane(
+                        groupdq, lanes, lane, level, read, spread, least, most, not single, marked, y, x
+                    )

@@ -21,7 +21,7 @@ from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Rate, Times
 from tsostream.operators.jit import kernel
-from tsostream.operators.ramp_fit import POWERS, weight_power
+from tsostream.operators.ramp_fit import POWERS
 from tsostream.operators.sorting import comparators, short_median
 
 __all__ = ["RatePlanes", "SegmentFit", "fit_segment", "official_weights", "read_variance"]
@@ -32,7 +32,7 @@ INVALID = np.uint32(dq.DO_NOT_USE | dq.SATURATED)
 #: variances from here on are written as 0
 LARGE_VARIANCE = 1e6
 #: what the first walk leaves in ``err``: no fit, one segment, several segments
-EMPTY, SINGLE, SEVERAL = np.float32(0), np.float32(1), np.float32(2)
+EMPTY, SINGLE, SEVERAL = np.float32(0), np.float32(1), np.float32(-1)
 
 
 def official_weights(length: int) -> np.ndarray:
@@ -61,9 +61,7 @@ def _weighted_slope(data, i, y, x, start, length, rnoise, gain, tgroup):
     """Slope of three or more groups [DN/s]."""
     rise = np.float64(data[i, start + length - 1, y, x]) - np.float64(data[i, start, y, x])
     total = rnoise * rnoise + rise * gain
-    snr = 0.0
-    if not (total <= 0.0 or gain == 0.0):
-        snr = rise * gain / np.sqrt(total)
+    snr = 0.0 if total <= 0.0 or gain == 0.0 else rise * gain / np.sqrt(total)
     index = 0
     for limit in (5.0, 10.0, 20.0, 50.0, 100.0):
         if not snr < limit:
@@ -211,10 +209,9 @@ def _error_variance(groupdq, i, y, x, g0, g1, level, rnoise, gain, tgroup):
 
 
 @kernel
-def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, tgroup, lanes, rise, middle):
-    """Slopes and median rates of a row as if no ramp had a flag: ``rise`` [DN/group] and ``middle`` [DN/group]."""
+def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lanes, classes, rise, middle):
+    """Slopes and median rates of a row as if no ramp had a flag: ``rise`` and ``middle`` [DN/group]."""
     count = g1 - g0 - 1
-    last = g1 - 1
     for x in range(x0, x1):
         rise[x] = 0.0
         middle[x] = 0.0
@@ -231,14 +228,18 @@ def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, tgr
             lanes[b, x] = max(low, high)
     for x in range(x0, x1):
         middle[x] = 0.5 * (np.float64(lanes[(count - 1) // 2, x]) + np.float64(lanes[count // 2, x]))
-    for x in range(x0, x1):
-        signal = np.float64(data[i, last, y, x]) - np.float64(data[i, g0, y, x])
-        noise = np.float64(rnoise[y, x])
-        lanes[0, x] = weight_power(signal, noise * noise, np.float64(gain[y, x]))
+        # the class of signal-to-noise, without the root and the branches of `weight_power`
+        signal = (np.float64(data[i, g1 - 1, y, x]) - np.float64(data[i, g0, y, x])) * np.float64(gain[y, x])
+        total = np.float64(rnoise[y, x]) * np.float64(rnoise[y, x]) + signal
+        total = total if signal > 0.0 else np.inf
+        square = signal * signal
+        number = np.int32(square >= 25.0 * total) + np.int32(square >= 100.0 * total)
+        number += np.int32(square >= 400.0 * total) + np.int32(square >= 2500.0 * total)
+        classes[x] = number + np.int32(square >= 10000.0 * total)
     for g in range(1, count + 1):
         for x in range(x0, x1):
-            weight = weights[int(lanes[0, x]), g]
-            rise[x] += weight * (np.float64(data[i, g0 + g, y, x]) - np.float64(data[i, g0, y, x]))
+            away = np.float64(data[i, g0 + g, y, x]) - np.float64(data[i, g0, y, x])
+            rise[x] += weights[classes[x], g] * away
 
 
 @kernel
@@ -280,81 +281,98 @@ def fit_segment(
     y0, y1, x0, x1 : int
         Rows and columns.
     """
-    n = data.shape[0]
-    nx = data.shape[3]
-    seen = np.empty(nx, np.uint8)
-    rise, middle = np.empty(nx, np.float64), np.empty(nx, np.float64)
+    n, nx, ngroups = data.shape[0], data.shape[3], g1 - g0
+    seen, clean = np.empty(nx, np.uint8), np.empty(nx, np.uint8)
+    any_saturated, classes = np.empty(nx, np.uint8), np.empty(nx, np.int32)
+    rise, middle, variance = np.empty(nx), np.empty(nx), np.empty(nx)
     # slope / variance, 1 / read variance, t (n - 1), median rate, integrations without use, saturated ones
-    sums = np.empty((6, nx), np.float64)
-    any_saturated = np.empty(nx, np.uint8)
-    work, found = np.empty(data.shape[1], np.float64), np.empty(5, np.float64)
-    ngroups = g1 - g0
+    sums = np.empty((6, nx))
+    # of ramps without flags: slopes, and how many
+    plain = np.empty((2, nx))
+    work, found = np.empty(data.shape[1]), np.empty(5)
+    per_second, used = 1.0 / times[0], times[0] * (ngroups - 1)
     for y in range(y0, y1):
         sums[:, :] = 0.0
+        plain[:, :] = 0.0
         for x in range(x0, x1):
             any_saturated[x] = 0
             rate_bits[y, x] = pixeldq[y, x]
+            noise, electrons = np.float64(rnoise[y, x]), np.float64(gain[y, x])
+            variance[x] = read_variance(ngroups, noise, electrons, times[0])
+            usable = noise > 0.0 and electrons > 0.0 and not pixeldq[y, x] & INVALID
+            clean[x] = usable and ngroups > 1 and variance[x] < LARGE_VARIANCE
         for i in range(n):
             for x in range(x0, x1):
-                seen[x] = 0
+                seen[x] = clean[x] == 0
             for g in range(g0, g1):
                 for x in range(x0, x1):
                     seen[x] |= groupdq[i, g, y, x]
             _fit_clean_row(
-                data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, times[0], lanes, rise, middle
+                data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lanes, classes, rise, middle
             )
             for x in range(x0, x1):
-                r, electrons = np.float64(rnoise[y, x]), np.float64(gain[y, x])
-                own = pixeldq[y, x]
-                if seen[x] or ngroups < 2 or not r > 0.0 or not electrons > 0.0 or own & INVALID:
-                    more, fitted, saturated = _fit_flagged(
-                        data, groupdq, i, y, x, g0, g1, suppress, r, electrons, times, work, found
-                    )
-                    own |= more
-                    rate_bits[y, x] |= more & np.uint32(JUMP | PERS)
-                    sums[3, x] += found[4]
-                    variance = 1.0 / found[1]
-                    if variance >= LARGE_VARIANCE:
-                        variance = 0.0
-                    value = 0.0
-                    if fitted:
-                        value = found[0] * variance
-                        for k in range(3):
-                            sums[k, x] += found[k]
-                    unusable = (own & INVALID) != 0
-                    slope[i, y, x] = np.nan if unusable else value
-                    empty = unusable or not fitted
-                    single = found[3] < 2 and variance > 0.0
-                    err[i, y, x] = EMPTY if empty else (SINGLE if single else SEVERAL)
-                    var_rnoise[i, y, x] = 0.0 if empty else variance
-                    var_poisson[i, y, x] = found[2] * electrons
-                    sums[4, x] += (own & np.uint32(DNU)) != 0
-                    sums[5, x] += (own & np.uint32(SAT)) != 0
-                    if saturated:
-                        own |= np.uint32(SAT)
-                        any_saturated[x] = 1
-                    bits[i, y, x] = own
-                    continue
-                variance = read_variance(ngroups, r, electrons, times[0])
-                value = rise[x] / times[0]
-                used = times[0] * (ngroups - 1)
-                sums[0, x] += value / variance
-                sums[1, x] += 1.0 / variance
-                sums[2, x] += used
-                sums[3, x] += middle[x] / times[0]
-                err[i, y, x] = SINGLE
-                if variance >= LARGE_VARIANCE:
-                    variance, value = 0.0, 0.0
-                    err[i, y, x] = SEVERAL
+                value = rise[x] * per_second
+                weight = 1.0 if seen[x] == 0 else 0.0
                 slope[i, y, x] = value
-                var_rnoise[i, y, x] = variance
-                var_poisson[i, y, x] = used * electrons
-                bits[i, y, x] = own
+                err[i, y, x] = SINGLE
+                var_rnoise[i, y, x] = variance[x]
+                var_poisson[i, y, x] = used * np.float64(gain[y, x])
+                bits[i, y, x] = pixeldq[y, x]
+                plain[0, x] += value if seen[x] == 0 else 0.0
+                plain[1, x] += weight
+                sums[3, x] += middle[x] * per_second if seen[x] == 0 else 0.0
+            for x in range(x0, x1):
+                if seen[x]:
+                    _fit_flagged_pixel(
+                        data, groupdq, pixeldq, i, y, x, g0, g1, suppress, np.float64(rnoise[y, x]),
+                        np.float64(gain[y, x]), times, work, found, sums, any_saturated,
+                        slope, err, var_poisson, var_rnoise, bits, rate_bits,
+                    )  # fmt: skip
+        for x in range(x0, x1):
+            if plain[1, x] > 0.0:
+                sums[0, x] += plain[0, x] / variance[x]
+                sums[1, x] += plain[1, x] / variance[x]
+                sums[2, x] += plain[1, x] * used
         _finish_row(
-            groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated,
+            groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated, rise,
             slope, err, var_poisson, var_rnoise,
             rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits,
         )  # fmt: skip
+
+
+@kernel
+def _fit_flagged_pixel(
+    data, groupdq, pixeldq, i, y, x, g0, g1, suppress, noise, electrons, times, work, found, sums, any_saturated,
+    slope, err, var_poisson, var_rnoise, bits, rate_bits,
+):  # fmt: skip
+    """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
+    more, fitted, saturated = _fit_flagged(
+        data, groupdq, i, y, x, g0, g1, suppress, noise, electrons, times, work, found
+    )
+    own = pixeldq[y, x] | more
+    rate_bits[y, x] |= more & np.uint32(JUMP | PERS)
+    sums[3, x] += found[4]
+    variance = 1.0 / found[1]
+    if variance >= LARGE_VARIANCE:
+        variance = 0.0
+    value = 0.0
+    if fitted:
+        value = found[0] * variance
+        for k in range(3):
+            sums[k, x] += found[k]
+    unusable = (own & INVALID) != 0
+    slope[i, y, x] = np.nan if unusable else value
+    empty = unusable or not fitted
+    single = found[3] < 2 and variance > 0.0
+    err[i, y, x] = EMPTY if empty else (SINGLE if single else SEVERAL)
+    var_rnoise[i, y, x] = 0.0 if empty else variance
+    var_poisson[i, y, x] = found[2] * electrons
+    sums[4, x] += (own & np.uint32(DNU)) != 0
+    sums[5, x] += (own & np.uint32(SAT)) != 0
+    if saturated:
+        own |= np.uint32(SAT)
+        any_saturated[x] = 1
+    bits[i, y, x] = own
 
 
 @kernel
@@ -365,36 +383,48 @@ def _photon_level(mean, dark):
 
 @kernel
 def _finish_row(
-    groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated,
+    groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated, levels,
     slope, err, var_poisson, var_rnoise, rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits,
 ):  # fmt: skip
     """Turn what the first walk left into variances, and write the product over the integrations."""
     n = slope.shape[0]
-    tgroup = times[0]
+    for x in range(x0, x1):
+        levels[x] = _photon_level(sums[3, x] / n, dark[y, x])
     for i in range(n):
+        several = 0
         for x in range(x0, x1):
             kind = err[i, y, x]
-            if kind == EMPTY:
-                var_poisson[i, y, x] = 0.0
-                continue
-            level = _photon_level(sums[3, x] / n, dark[y, x])
-            electrons = np.float64(gain[y, x])
-            poisson = level / np.float64(var_poisson[i, y, x])
-            if kind == SINGLE:
-                variance = poisson + np.float64(var_rnoise[i, y, x])
-            else:
-                variance = _error_variance(
-                    groupdq, i, y, x, g0, g1, level, np.float64(rnoise[y, x]), electrons, tgroup
+            poisson = levels[x] / np.float64(var_poisson[i, y, x])
+            total = poisson + np.float64(var_rnoise[i, y, x])
+            root = np.sqrt(total)
+            root = 0.0 if (total > LARGE_VARIANCE) | (kind == EMPTY) else root
+            err[i, y, x] = SEVERAL if kind == SEVERAL else np.float32(root)
+            written = (poisson > 0.0) & (poisson < LARGE_VARIANCE) & (kind != EMPTY)
+            var_poisson[i, y, x] = poisson if written else 0.0
+            several += kind == SEVERAL
+        if several == 0:
+            continue
+        for x in range(x0, x1):
+            if err[i, y, x] == SEVERAL:
+                total = _error_variance(
+                    groupdq,
+                    i,
+                    y,
+                    x,
+                    g0,
+                    g1,
+                    levels[x],
+                    np.float64(rnoise[y, x]),
+                    np.float64(gain[y, x]),
+                    times[0],
                 )
-            err[i, y, x] = 0.0 if variance > LARGE_VARIANCE else np.sqrt(variance)
-            var_poisson[i, y, x] = 0.0 if poisson >= LARGE_VARIANCE or not poisson > 0.0 else poisson
+                err[i, y, x] = 0.0 if total > LARGE_VARIANCE else np.sqrt(total)
     for x in range(x0, x1):
         if sums[4, x] == n:
             rate_bits[y, x] |= np.uint32(DNU)
         if sums[5, x] == n:
             rate_bits[y, x] |= np.uint32(SAT)
-        level = _photon_level(sums[3, x] / n, dark[y, x])
-        poisson = level / (np.float64(gain[y, x]) * sums[2, x]) if sums[2, x] > 0.0 else 0.0
+        poisson = levels[x] / (np.float64(gain[y, x]) * sums[2, x]) if sums[2, x] > 0.0 else 0.0
         if poisson >= LARGE_VARIANCE or not poisson > 0.0:
             poisson = 0.0
         read = 1.0 / sums[1, x] if sums[1, x] > 0.0 else sums[1, x]

@@ -130,6 +130,18 @@ class WhiteLight(Operator):
     min_snr: Annotated[float, msgspec.Meta(ge=0)] = 3.0
     max_lost: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.min_wavelength, self.max_wavelength
+        if low is not None and high is not None and not low < high:
+            raise ConfigError(
+                Problem(
+                    f"white_light.min_wavelength = {low} is not below white_light.max_wavelength = {high}",
+                    todo="exchange them",
+                    code="parameter",
+                )
+            )
+
     @property
     def coupling(self) -> Coupling:
         """The scout's spectrum chooses the columns and fills lost ones."""

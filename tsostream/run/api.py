@@ -10,9 +10,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from tsostream.records import Batcher, RowPair
+from tsostream.records import RowPair
 from tsostream.run.setup import Request, prepare_all
-from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_rows
+from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_batches
 
 __all__ = ["process", "run_request", "stream"]
 
@@ -109,17 +109,7 @@ async def stream(inputs: str | Path | Sequence[str | Path], **options: Any) -> A
         raise InputError(f"the inputs hold {len(runs)} exposures; stream() takes one at a time")
     with ThreadPoolExecutor(runs[0].plan.workers, thread_name_prefix="tsostream") as pool:
         ready = await asyncio.to_thread(ready_to_stream, runs[0], pool, Silent())
-        info = runs[0].exposure.info
-        batcher = Batcher(
-            exposure_id=info.exposure_id,
-            detector=info.detector,
-            lc_schema=ready.lc_schema,
-            spectra_schema=ready.spectra_schema,
-        )
-        rows = stream_rows(ready, pool)
-        async with aclosing(rows):  # type: ignore[type-var]
-            async for measurement in rows:
-                for pair in batcher.push(measurement):
-                    yield pair
-        for pair in batcher.flush():
-            yield pair
+        pairs = stream_batches(ready, pool)
+        async with aclosing(pairs):  # type: ignore[type-var]
+            async for pair in pairs:
+                yield pair

@@ -14,6 +14,7 @@ import numpy as np
 
 from tsostream.errors import ConfigError, MemoryLimitError, Problem
 from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
+from tsostream.operators.jit import is_cold
 from tsostream.run.chain import RateChain
 from tsostream.run.products import ProductPlan, product_memory
 from tsostream.run.scout import COVARIANCE_PIXELS, ScoutPlan, stack_size
@@ -23,6 +24,8 @@ __all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
 #: what the interpreter takes with all libraries imported (200 MB) and kernels loaded (100 MB), without any data
 #: [bytes]; measured on exposures of a few pixels with ``python -m bench.memory --tiny``
 PROGRAM_BYTES = 288 << 20
+#: what compiling the kernels takes on top, the first time [bytes]
+COMPILER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,7 @@ def make_plan(
         else:
             raise MemoryLimitError(
                 f"{exposure.label}: the smallest plan takes {plan.total / 1e6:.0f} MB, more than the "
-                f"{max_memory / 1e6:.0f} MB allowed; raise --max-memory, or give --scout spread:8 for a "
-                f"smaller scout\n  " + "\n  ".join(plan.lines())
+                f"{max_memory / 1e6:.0f} MB allowed; raise --max-memory\n  " + "\n  ".join(plan.lines())
             )
 
 
@@ -172,7 +174,7 @@ def _size(
         block_bytes=block_bytes,
         block_integrations=length,
         read_ahead=read_ahead,
-        program=PROGRAM_BYTES,
+        program=PROGRAM_BYTES + (COMPILER_BYTES if is_cold() else 0),
         buffers=buffer_bytes(exposure, block_bytes=block_bytes, read_ahead=read_ahead, in_use=in_flight),
         references=reference_bytes + sum(_step_bytes(rates, frame)),
         workspaces=workers * rates.plan.bytes if info.is_ramp else 0,

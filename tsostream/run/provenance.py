@@ -124,7 +124,7 @@ def _wavelength_file(prepared: Prepared) -> dict[str, str] | None:
 def scout_hash(scout: Scout) -> str:
     """Hash of the templates."""
     digest = hashlib.sha256()
-    for array in (scout.image, scout.scatter, scout.variance, np.array(scout.numbers)):
+    for array in (scout.image, scout.scatter, scout.variance, scout.covariance, np.array(scout.numbers)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
@@ -139,5 +139,8 @@ def run_fingerprint(start: dict[str, Any]) -> dict[str, Any]:
         "config": start["config"]["steps"],
         "references": {name: one["sha256"] for name, one in start["references"].items()},
         "scout": start["scout"]["sha256"],
+        "wavelength": hashlib.sha256(
+            repr(np.asarray(start.get("wavelength", [])).tolist()).encode()
+        ).hexdigest(),
         "versions": start["versions"],
     }

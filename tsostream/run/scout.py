@@ -130,6 +130,11 @@ class Scout:
             ) from error
 
 
+def scout_path(out: Path) -> Path:
+    """Name the file that stores the scout of an output."""
+    return out.with_name(f"{out.stem}.scout.npz")
+
+
 def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
     """Read a stored scout.
 

@@ -15,7 +15,7 @@ from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.files import Exposure, find_exposures, open_segment, wavelength_image
 from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
-from tsostream.references import load_references
+from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.chain import RateChain, bind_rates
 from tsostream.run.choices import choose
@@ -23,7 +23,8 @@ from tsostream.run.config import Config
 from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
-from tsostream.run.scout import ScoutPlan, parse_scout
+from tsostream.run.scout import ScoutPlan, parse_scout, scout_path
+from tsostream.sinks import spectra_path
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
 
@@ -164,9 +165,12 @@ def prepare_all(request: Request, *, progress: Progress | None = None) -> list[P
     InputError
         With the problems of all exposures, configuration and references.
     """
-    exposures = find_exposures(
-        [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
-    )
+    try:
+        exposures = find_exposures(
+            [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
+        )
+    except InputError as error:
+        raise InputError([*error.problems, *_request_problems(request)]) from None
     outs: Sequence[Path | None] = [None] * len(exposures)
     if request.out is not None:
         outs = output_paths(request.out, exposures)
@@ -185,8 +189,38 @@ def prepare_all(request: Request, *, progress: Progress | None = None) -> list[P
     return prepared
 
 
+def _request_problems(request: Request) -> list[Problem]:
+    """Find what is wrong with a request whatever its exposures are, to tell it in the same breath."""
+    problems: list[Problem] = []
+    overrides: dict[str, Path] = {}
+    checks: list[Callable[[], Any]] = [
+        lambda: overrides.update(parse_overrides(request.overrides)),
+        lambda: parse_scout(request.scout),
+        lambda: parse_bytes(request.max_memory) if request.max_memory else None,
+    ]
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            problems += error.problems
+    files = {f"--override {name}": path for name, path in overrides.items()}
+    if request.wavelengths is not None:
+        files["--wavelengths"] = request.wavelengths
+    problems += [
+        Problem("there is no such file", f"{option} {path}", "check the path", "not_found")
+        for option, path in files.items()
+        if not path.exists()
+    ]
+    return problems
+
+
 def prepare(
-    request: Request, exposure: Exposure, out: Path | None, *, fetch: bool = True, progress: Progress | None = None
+    request: Request,
+    exposure: Exposure,
+    out: Path | None,
+    *,
+    fetch: bool = True,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Prepare one exposure; missing reference files are downloaded here, and never later.
 
@@ -282,18 +316,14 @@ def _check_output(out: Path | None, exposure: Exposure, *, overwrite: bool) -> N
     if out is None:
         return
     inputs = {segment.source_path for segment in exposure.segments}
-    if out.exists():
-        if any(Path(path).exists() and out.samefile(path) for path in inputs):
-            raise OutputExistsError(Problem("is an input", str(out), "choose another --out", "exists"))
+    todo = "choose another --out, or give --overwrite to replace it"
+    for path in (out, spectra_path(out), scout_path(out)):
+        if not path.exists():
+            continue
+        if any(Path(one).exists() and path.samefile(one) for one in inputs):
+            raise OutputExistsError(Problem("is an input", str(path), "choose another --out", "exists"))
         if not overwrite:
-            raise OutputExistsError(
-                Problem(
-                    "exists already",
-                    str(out),
-                    "choose another --out, or give --overwrite to replace it",
-                    "exists",
-                )
-            )
+            raise OutputExistsError(Problem("exists already", str(path), todo, "exists"))
     if not out.parent.is_dir():
         raise InputError(
             Problem(

@@ -29,11 +29,11 @@ from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start, run_fingerprint
 from tsostream.run.readout import effective_times
-from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers
+from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers, scout_path
 from tsostream.run.setup import Prepared
 from tsostream.sinks import Output
 
-__all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "stream_rows"]
+__all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "stream_batches"]
 
 logger = logging.getLogger("tsostream")
 
@@ -310,11 +310,6 @@ async def run_exposure(
     )
 
 
-def scout_path(out: Path) -> Path:
-    """Where the scout of an output is stored."""
-    return out.with_name(f"{out.stem}.scout.npz")
-
-
 async def _write(
     ready: Ready,
     pool: ThreadPoolExecutor,
@@ -323,28 +318,61 @@ async def _write(
     facts: _Facts,
     on_rows: Callable[[RowPair], None] | None,
 ) -> None:
-    info, exposure = ready.prepared.exposure.info, ready.prepared.exposure
+    exposure = ready.prepared.exposure
+
+    def write(pair: RowPair) -> None:
+        output.commit(*pair)
+        facts.add(pair)
+        observer.advance(facts.integrations, pair)
+        if on_rows is not None:
+            on_rows(pair)
+
+    observer.begin("stream", exposure.last - exposure.first + 1)
+    pairs = stream_batches(ready, pool)
+    async with aclosing(pairs):  # type: ignore[type-var]
+        async for pair in pairs:
+            write(pair)
+
+
+async def stream_batches(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterator[RowPair]:
+    """Collect rows into batches, which close when they are full or have waited long enough.
+
+    Yields
+    ------
+    RowPair
+        Batches of the light curve and of the spectra, in integration order.
+    """
+    info = ready.prepared.exposure.info
     batcher = Batcher(
         exposure_id=info.exposure_id,
         detector=info.detector,
         lc_schema=ready.lc_schema,
         spectra_schema=ready.spectra_schema,
     )
-
-    def write(pairs: list[RowPair]) -> None:
-        for pair in pairs:
-            output.commit(*pair)
-            facts.add(pair)
-            observer.advance(facts.integrations, pair)
-            if on_rows is not None:
-                on_rows(pair)
-
-    observer.begin("stream", exposure.last - exposure.first + 1)
     rows = stream_rows(ready, pool)
-    async with aclosing(rows):  # type: ignore[type-var]
-        async for measurement in rows:
-            write(batcher.push(measurement))
-    write(batcher.flush())
+    coming: asyncio.Future[Measurement | None] | None = None
+    try:
+        while True:
+            if coming is None:
+                coming = asyncio.ensure_future(anext(rows, None))
+            done, _ = await asyncio.wait({coming}, timeout=batcher.due())
+            if not done:
+                # the next block is slow: rows that wait must not wait with it
+                for pair in batcher.flush():
+                    yield pair
+                continue
+            measurement, coming = coming.result(), None
+            if measurement is None:
+                break
+            for pair in batcher.push(measurement):
+                yield pair
+        for pair in batcher.flush():
+            yield pair
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await rows.aclose()  # type: ignore[attr-defined]
 
 
 class _Facts:

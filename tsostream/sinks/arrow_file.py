@@ -29,20 +29,20 @@ _BUFFER: Final = 1 << 20
 flush_data = getattr(os, "fdatasync", os.fsync)
 
 _TODO: Final = {
-    errno.ENOSPC: "free some space, then go on with --resume",
-    errno.EDQUOT: "your quota is used up: free some space, then go on with --resume",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write to another file system, then --resume",
+    errno.ENOSPC: "free some space, then start again with --overwrite",
+    errno.EDQUOT: "your quota is used up: free some space, then start again with --overwrite",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write to another file system",
     errno.EACCES: "check the permissions of the file and its directory",
     errno.EPERM: "check the permissions of the file and its directory",
     errno.EROFS: "the file system is read-only: write somewhere else",
-    errno.EIO: "the disk reports an error: check it, then go on with --resume",
+    errno.EIO: "the disk reports an error: check it, then start again with --overwrite",
 }
 
 
 def sink_error(path: Path, what: str, error: OSError) -> SinkError:
     """Say which file, what was tried, what the system answered, and what to do."""
     reason = error.strerror or str(error)
-    todo = _TODO.get(error.errno or 0, "what was written before stays readable; go on with --resume")
+    todo = _TODO.get(error.errno or 0, "what was written before stays readable; start again with --overwrite")
     raised = SinkError(f"{path}: {what}: {reason}; {todo}")
     raised.errno = error.errno  # not strerror and filename: with them, OSError no longer shows the message
     return raised
@@ -72,7 +72,7 @@ def refuse_existing(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ())
                 Problem("the output is one of the inputs", str(path), "give another --out", "output_is_input")
             )
     if not overwrite:
-        todo = "give another --out, or --resume to go on with it, or --overwrite to replace it"
+        todo = "choose another --out, or give --overwrite to replace it"
         raise OutputExistsError(Problem("the output is already there", str(path), todo, "output_exists"))
 
 

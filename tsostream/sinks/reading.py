@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -114,7 +115,21 @@ class OutputFile:
         return pa.Table.from_batches(list(self.batches()), schema=self.schema)
 
     def to_pandas(self, **options: Any) -> pd.DataFrame:
-        """Return the table as a pandas DataFrame; options as in `pyarrow.Table.to_pandas`."""
+        """Return the table as a pandas DataFrame; options as in `pyarrow.Table.to_pandas`.
+
+        Raises
+        ------
+        InputError
+            When pandas is not installed.
+        """
+        if find_spec("pandas") is None:
+            raise InputError(
+                Problem(
+                    "pandas is not installed",
+                    todo="install it (pip install pandas), or use .table",
+                    code="pandas",
+                )
+            )
         return self.table.to_pandas(**options)
 
     def units(self) -> dict[str, str]:

@@ -130,10 +130,9 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
             else:
                 before.append(operator)
                 bound.append(step)
-    gain = references["gain"].arrays["SCI"]
-    if jump is not None and info.ngroups > 2:
-        unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
-        pixeldq = pixeldq | np.where(gain > 0, np.uint32(0), unknown)
+    # the jump search flags these, and the fit does where that is skipped
+    unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
+    pixeldq = pixeldq | np.where(references["gain"].arrays["SCI"] > 0, np.uint32(0), unknown)
     dark = _average_dark(config, info, references)
     return ParitySteps(info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark)
 

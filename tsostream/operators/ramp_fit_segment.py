@@ -35,15 +35,28 @@ LARGE_VARIANCE = 1e6
 EMPTY, SINGLE, SEVERAL = np.float32(0), np.float32(1), np.float32(-1)
 
 
+def raw_weights(longest: int) -> np.ndarray:
+    """Weights of the groups of segments of all lengths (21.5), powers in single precision.
+
+    Returns
+    -------
+    weights : float64 [power, length, group]
+        1 in segments of fewer than three groups.
+    """
+    table = np.ones((len(POWERS), longest + 1, max(longest, 1)))
+    for number, power in enumerate(POWERS):
+        for length in range(3, longest + 1):
+            middle = (length - 1) / 2.0
+            away = (np.abs(np.arange(length) - middle) / middle).astype(np.float32)
+            table[number, length, :length] = away ** np.float32(power)
+    return table
+
+
 def official_weights(length: int) -> np.ndarray:
     """Weights whose dot product with a ramp of ``length`` groups is its rise per group; float64 [power, group]."""
     x = np.arange(length, dtype=np.float64)
-    middle = (length - 1) / 2.0
     rows = []
-    for power in POWERS:
-        w = np.ones(length)
-        if length > 2:
-            w[:] = (np.abs(x - middle) / middle).astype(np.float32) ** np.float32(power)
+    for w in raw_weights(length)[:, length]:
         centre = (w * x).sum() / w.sum()
         rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
     return np.array(rows)
@@ -57,7 +70,7 @@ def read_variance(length, rnoise, gain, time):
 
 
 @kernel
-def _weighted_slope(data, i, y, x, start, length, rnoise, gain, tgroup):
+def _weighted_slope(data, i, y, x, start, length, powers, rnoise, gain, tgroup):
     """Slope of three or more groups [DN/s]."""
     rise = np.float64(data[i, start + length - 1, y, x]) - np.float64(data[i, start, y, x])
     total = rnoise * rnoise + rise * gain
@@ -66,11 +79,9 @@ def _weighted_slope(data, i, y, x, start, length, rnoise, gain, tgroup):
     for limit in (5.0, 10.0, 20.0, 50.0, 100.0):
         if not snr < limit:
             index += 1
-    middle = (length - 1) / 2.0
     sw = swx = swy = swxx = swxy = 0.0
     for k in range(length):
-        weight = np.float64(np.float32(abs((k - middle) / middle)) ** np.float32(POWERS[index]))
-        weight *= 1.0 / (rnoise * rnoise)
+        weight = powers[index, length, k]
         position = np.float64(start + k)
         value = np.float64(data[i, start + k, y, x])
         if np.isnan(value):
@@ -80,7 +91,9 @@ def _weighted_slope(data, i, y, x, start, length, rnoise, gain, tgroup):
         swxx += position * position * weight
         swy += value * weight
         swxy += value * position * weight
-    return (sw * swxy - swx * swy) * (1.0 / (sw * swxx - swx * swx)) / tgroup
+    # the weights are divided by the read noise squared, which cancels unless there is none
+    slope = (sw * swxy - swx * swy) * (1.0 / (sw * swxx - swx * swx)) / tgroup
+    return slope if rnoise * rnoise > 0.0 else np.nan
 
 
 @kernel
@@ -134,7 +147,7 @@ def _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work):
 
 
 @kernel
-def _fit_flagged(data, groupdq, i, y, x, g0, g1, suppress, rnoise, gain, times, work, found):
+def _fit_flagged(data, groupdq, i, y, x, g0, g1, powers, suppress, rnoise, gain, times, work, found):
     """Fit one ramp with flags.
 
     Returns DQ bits, whether there is a segment at all, and whether a group is saturated; ``found`` receives the sum of
@@ -184,7 +197,7 @@ def _fit_flagged(data, groupdq, i, y, x, g0, g1, suppress, rnoise, gain, times, 
         elif n == 2:
             slope = (np.float64(data[i, start + 1, y, x]) - np.float64(data[i, start, y, x])) / tgroup
         else:
-            slope = _weighted_slope(data, i, y, x, start, n, rnoise, gain, tgroup)
+            slope = _weighted_slope(data, i, y, x, start, n, powers, rnoise, gain, tgroup)
         variance = read_variance(n, rnoise, gain, time)
         found[0] += slope / variance
         found[1] += 1.0 / variance
@@ -244,7 +257,7 @@ def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lan
 
 @kernel
 def fit_segment(
-    data, groupdq, pixeldq, gain, rnoise, dark, weights, pairs, times, suppress, g0, g1, lanes,
+    data, groupdq, pixeldq, gain, rnoise, dark, weights, powers, pairs, times, suppress, g0, g1, lanes,
     slope, err, var_poisson, var_rnoise, bits,
     rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits, y0, y1, x0, x1,
 ):  # fmt: skip
@@ -262,6 +275,8 @@ def fit_segment(
         e-/DN, noise of one group [e-], average dark current.
     weights : float64 [power, group]
         As `official_weights` for ``g1 - g0`` groups.
+    powers : float64 [power, length, group]
+        As `raw_weights`, for the pieces of ramps with flags.
     pairs : int32 [comparator, 2]
         As `tsostream.operators.sorting.comparators` for ``g1 - g0 - 1`` values.
     times : float64 [2]
@@ -324,7 +339,7 @@ def fit_segment(
             for x in range(x0, x1):
                 if seen[x]:
                     _fit_flagged_pixel(
-                        data, groupdq, pixeldq, i, y, x, g0, g1, suppress, np.float64(rnoise[y, x]),
+                        data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, np.float64(rnoise[y, x]),
                         np.float64(gain[y, x]), times, work, found, sums, any_saturated,
                         slope, err, var_poisson, var_rnoise, bits, rate_bits,
                     )  # fmt: skip
@@ -342,12 +357,12 @@ def fit_segment(
 
 @kernel
 def _fit_flagged_pixel(
-    data, groupdq, pixeldq, i, y, x, g0, g1, suppress, noise, electrons, times, work, found, sums, any_saturated,
+    data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found, sums, any_saturated,
     slope, err, var_poisson, var_rnoise, bits, rate_bits,
 ):  # fmt: skip
     """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
     more, fitted, saturated = _fit_flagged(
-        data, groupdq, i, y, x, g0, g1, suppress, noise, electrons, times, work, found
+        data, groupdq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found
     )
     own = pixeldq[y, x] | more
     rate_bits[y, x] |= more & np.uint32(JUMP | PERS)
@@ -444,10 +459,10 @@ def _finish_row(
 
 
 @lru_cache(maxsize=8)
-def _tables(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and comparators for ramps of ``count`` groups."""
+def _tables(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of clean ramps and of segments, and comparators, for ramps of ``count`` groups."""
     weights = official_weights(count) if count > 1 else np.zeros((len(POWERS), 1))
-    return weights, comparators(count - 1)
+    return weights, raw_weights(count), comparators(count - 1)
 
 
 @dataclass(frozen=True)
@@ -531,10 +546,10 @@ class SegmentFit:
         # a ramp of one group is never suppressed, whatever was discarded later
         suppress = self.suppress_one_group and data.shape[1] > 1
         count = g1 - g0
-        weights, pairs = _tables(count)
+        tables = _tables(count)
         lanes = np.empty((max(count - 1, 1), data.shape[3]), np.float32)
         arguments: tuple[Any, ...] = (
-            data, groupdq, pixeldq, self.gain, noise, self.dark, weights, pairs, times, suppress, g0, g1, lanes,
+            data, groupdq, pixeldq, self.gain, noise, self.dark, *tables, times, suppress, g0, g1, lanes,
             *out.arrays(), *rate.arrays(), *window,
         )  # fmt: skip
         fit_segment(*arguments)

@@ -48,7 +48,7 @@ JUMP = np.uint8(dq.JUMP_DET)
 #: bytes of a sample: signal and flags
 SAMPLE = 5
 #: bytes a window with all its integrations may take
-WINDOW_BYTES = 192 << 20
+WINDOW_BYTES = 96 << 20
 #: slopes of a segment up to this size stay in memory
 STORE_BYTES = 48 << 20
 
@@ -307,6 +307,9 @@ class SegmentRun:
         n, ngroups = self.count, self.steps.info.ngroups
         if held is not None and held.data.shape[-2:] == shape:
             return held
+        if held is not None:
+            # windows differ by a halo: give the old arrays back before the new ones are made
+            held.__dict__.clear()
         return _Held(
             np.empty((n, ngroups, *shape), np.float32),
             np.empty((n, ngroups, *shape), np.uint8),

@@ -1,5 +1,4 @@
 """The parity scope against the official pipeline itself, on exposures made for the purpose (minutes)."""
-# ruff: noqa: E501 - one case a line
 
 from __future__ import annotations
 

@@ -12,19 +12,18 @@ take the scalar path, which follows the official code line by line.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
-from tsostream.integration.payload import Rate, Times
 from tsostream.operators.jit import kernel
-from tsostream.operators.ramp_fit import POWERS
-from tsostream.operators.sorting import comparators, short_median
+from tsostream.operators.ramp_fit_tables import fit_tables
+from tsostream.operators.rate_planes import RatePlanes
+from tsostream.operators.sorting import short_median
 
-__all__ = ["RatePlanes", "SegmentFit", "fit_segment", "official_weights", "read_variance"]
+__all__ = ["SegmentFit", "fit_segment", "read_variance"]
 
 DNU, SAT = np.uint8(dq.DO_NOT_USE), np.uint8(dq.SATURATED)
 JUMP, PERS = np.uint8(dq.JUMP_DET), np.uint8(dq.PERSISTENCE)
@@ -33,33 +32,6 @@ INVALID = np.uint32(dq.DO_NOT_USE | dq.SATURATED)
 LARGE_VARIANCE = 1e6
 #: what the first walk leaves in ``err``: no fit, one segment, several segments
 EMPTY, SINGLE, SEVERAL = np.float32(0), np.float32(1), np.float32(-1)
-
-
-def raw_weights(longest: int) -> np.ndarray:
-    """Weights of the groups of segments of all lengths (21.5), powers in single precision.
-
-    Returns
-    -------
-    weights : float64 [power, length, group]
-        1 in segments of fewer than three groups.
-    """
-    table = np.ones((len(POWERS), longest + 1, max(longest, 1)))
-    for number, power in enumerate(POWERS):
-        for length in range(3, longest + 1):
-            middle = (length - 1) / 2.0
-            away = (np.abs(np.arange(length) - middle) / middle).astype(np.float32)
-            table[number, length, :length] = away ** np.float32(power)
-    return table
-
-
-def official_weights(length: int) -> np.ndarray:
-    """Weights whose dot product with a ramp of ``length`` groups is its rise per group; float64 [power, group]."""
-    x = np.arange(length, dtype=np.float64)
-    rows = []
-    for w in raw_weights(length)[:, length]:
-        centre = (w * x).sum() / w.sum()
-        rows.append(w * (x - centre) / (w * (x - centre) ** 2).sum())
-    return np.array(rows)
 
 
 @kernel
@@ -274,9 +246,9 @@ def fit_segment(
     gain, rnoise, dark : float32 [y, x]
         e-/DN, noise of one group [e-], average dark current.
     weights : float64 [power, group]
-        As `official_weights` for ``g1 - g0`` groups.
+        As `tsostream.operators.ramp_fit_tables.official_weights` for ``g1 - g0`` groups.
     powers : float64 [power, length, group]
-        As `raw_weights`, for the pieces of ramps with flags.
+        As `tsostream.operators.ramp_fit_tables.raw_weights`, for the pieces of ramps with flags.
     pairs : int32 [comparator, 2]
         As `tsostream.operators.sorting.comparators` for ``g1 - g0 - 1`` values.
     times : float64 [2]
@@ -357,8 +329,8 @@ def fit_segment(
 
 @kernel
 def _fit_flagged_pixel(
-    data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found, sums, any_saturated,
-    slope, err, var_poisson, var_rnoise, bits, rate_bits,
+    data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found, sums,
+    any_saturated, slope, err, var_poisson, var_rnoise, bits, rate_bits,
 ):  # fmt: skip
     """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
     more, fitted, saturated = _fit_flagged(
@@ -458,41 +430,6 @@ def _finish_row(
         rate_rnoise[y, x] = read
 
 
-@lru_cache(maxsize=8)
-def _tables(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of clean ramps and of segments, and comparators, for ramps of ``count`` groups."""
-    weights = official_weights(count) if count > 1 else np.zeros((len(POWERS), 1))
-    return weights, raw_weights(count), comparators(count - 1)
-
-
-@dataclass(frozen=True)
-class RatePlanes:
-    """Slope, error, two variances and DQ: of every integration [integration, y, x], or of their mean [y, x]."""
-
-    data: np.ndarray
-    err: np.ndarray
-    var_poisson: np.ndarray
-    var_rnoise: np.ndarray
-    dq: np.ndarray
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...]) -> RatePlanes:
-        """Make arrays to be written."""
-        a, b, c, d = (np.empty(shape, np.float32) for _ in range(4))
-        return cls(a, b, c, d, np.empty(shape, np.uint32))
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All five, in the order of the kernels' arguments."""
-        return self.data, self.err, self.var_poisson, self.var_rnoise, self.dq
-
-    def rate(self, first: int, times: Times, part: slice | None = None) -> Rate:
-        """Wrap the arrays, or copies of some integrations, as a block."""
-        data, err, poisson, rnoise, bits = (
-            one if part is None else np.array(one[part]) for one in self.arrays()
-        )
-        return Rate(first, data, err, poisson, rnoise, bits, times)
-
-
 @dataclass(frozen=True)
 class SegmentFit:
     """The OLS_C fit, joined to a window of an exposure.
@@ -546,7 +483,7 @@ class SegmentFit:
         # a ramp of one group is never suppressed, whatever was discarded later
         suppress = self.suppress_one_group and data.shape[1] > 1
         count = g1 - g0
-        tables = _tables(count)
+        tables = fit_tables(count)
         lanes = np.empty((max(count - 1, 1), data.shape[3]), np.float32)
         arguments: tuple[Any, ...] = (
             data, groupdq, pixeldq, self.gain, noise, self.dark, *tables, times, suppress, g0, g1, lanes,

@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 
 from tsostream.files import find_exposures
-from tsostream.operators.ramp_fit_segment import RatePlanes
+from tsostream.operators.rate_planes import RatePlanes
 from tsostream.references import find_references, judge_missing, load_references
 from tsostream.run.config import load_config
 from tsostream.run.parity.segment import SegmentRun, SegmentSlopes

@@ -36,7 +36,8 @@ from tsostream.operators.jump_segment import (
     living_planes,
     spread_seeds,
 )
-from tsostream.operators.ramp_fit_segment import RatePlanes, SegmentFit
+from tsostream.operators.ramp_fit_segment import SegmentFit
+from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
 from tsostream.run.parity.steps import ESTIMATED, TABLES, ParitySteps, WindowSteps, bind_window
 from tsostream.run.parity.windows import Window, plan_windows

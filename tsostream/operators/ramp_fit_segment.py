@@ -228,6 +228,17 @@ def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lan
 
 
 @kernel
+def _prepare_row(pixeldq, gain, rnoise, tgroup, ngroups, y, x0, x1, variance, clean, rate_bits):
+    """Find read variance and pixels for which ramps without flags need no care, and begin the product's DQ."""
+    for x in range(x0, x1):
+        rate_bits[y, x] = pixeldq[y, x]
+        noise, electrons = np.float64(rnoise[y, x]), np.float64(gain[y, x])
+        variance[x] = read_variance(ngroups, noise, electrons, tgroup)
+        usable = noise > 0.0 and electrons > 0.0 and not pixeldq[y, x] & INVALID
+        clean[x] = usable and ngroups > 1 and variance[x] < LARGE_VARIANCE
+
+
+@kernel
 def fit_segment(
     data, groupdq, pixeldq, gain, rnoise, dark, weights, powers, pairs, times, suppress, g0, g1, lanes,
     slope, err, var_poisson, var_rnoise, bits,
@@ -281,13 +292,8 @@ def fit_segment(
     for y in range(y0, y1):
         sums[:, :] = 0.0
         plain[:, :] = 0.0
-        for x in range(x0, x1):
-            any_saturated[x] = 0
-            rate_bits[y, x] = pixeldq[y, x]
-            noise, electrons = np.float64(rnoise[y, x]), np.float64(gain[y, x])
-            variance[x] = read_variance(ngroups, noise, electrons, times[0])
-            usable = noise > 0.0 and electrons > 0.0 and not pixeldq[y, x] & INVALID
-            clean[x] = usable and ngroups > 1 and variance[x] < LARGE_VARIANCE
+        any_saturated[:] = 0
+        _prepare_row(pixeldq, gain, rnoise, times[0], ngroups, y, x0, x1, variance, clean, rate_bits)
         for i in range(n):
             for x in range(x0, x1):
                 seen[x] = clean[x] == 0

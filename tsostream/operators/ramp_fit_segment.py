@@ -1,12 +1,11 @@
 """ramp_fit over all integrations of a segment file, as the official OLS_C fitter does it (spec stage 1, section 21).
 
-Here the weights come from each ramp's own signal, and the Poisson variance from the mean of the integrations' median
+The weights come from each ramp's own signal, and the Poisson variance from the mean of the integrations' median
 rates: both depend on where the archive cut the exposure, which is why only the parity scope uses this. Arithmetic is
 in double precision, the weights' power in single precision, results are stored in single precision.
 
-A row of pixels goes through twice: slopes and median rates of every integration, then variances and the 2-D rate
-product. Ramps without flags are dot products and medians by a sorting network over the pixels of a row; the others
-take the scalar path, which follows the official code line by line.
+A row goes through twice: slopes and median rates of every integration, then variances and the 2-D rate product. Ramps
+without flags are dot products and sorting networks across the row; others follow the official code line by line.
 """
 
 from __future__ import annotations
@@ -239,6 +238,16 @@ def _prepare_row(pixeldq, gain, rnoise, tgroup, ngroups, y, x0, x1, variance, cl
 
 
 @kernel
+def _add_plain(plain, variance, used, sums, x0, x1):
+    """Add the ramps without flags to the sums over the integrations."""
+    for x in range(x0, x1):
+        if plain[1, x] > 0.0:
+            sums[0, x] += plain[0, x] / variance[x]
+            sums[1, x] += plain[1, x] / variance[x]
+            sums[2, x] += plain[1, x] * used
+
+
+@kernel
 def fit_segment(
     data, groupdq, pixeldq, gain, rnoise, dark, weights, powers, pairs, times, suppress, g0, g1, lanes,
     slope, err, var_poisson, var_rnoise, bits,
@@ -283,10 +292,9 @@ def fit_segment(
     seen, clean = np.empty(nx, np.uint8), np.empty(nx, np.uint8)
     any_saturated, classes = np.empty(nx, np.uint8), np.empty(nx, np.int32)
     rise, middle, variance = np.empty(nx), np.empty(nx), np.empty(nx)
-    # slope / variance, 1 / read variance, t (n - 1), median rate, integrations without use, saturated ones
-    sums = np.empty((6, nx))
-    # of ramps without flags: slopes, and how many
-    plain = np.empty((2, nx))
+    # slope / variance, 1 / read variance, t (n - 1), median rate, integrations without use, saturated ones; and of
+    # ramps without flags: slopes, and how many
+    sums, plain = np.empty((6, nx)), np.empty((2, nx))
     work, found = np.empty(data.shape[1]), np.empty(5)
     per_second, used = 1.0 / times[0], times[0] * (ngroups - 1)
     for y in range(y0, y1):
@@ -321,11 +329,7 @@ def fit_segment(
                         np.float64(gain[y, x]), times, work, found, sums, any_saturated,
                         slope, err, var_poisson, var_rnoise, bits, rate_bits,
                     )  # fmt: skip
-        for x in range(x0, x1):
-            if plain[1, x] > 0.0:
-                sums[0, x] += plain[0, x] / variance[x]
-                sums[1, x] += plain[1, x] / variance[x]
-                sums[2, x] += plain[1, x] * used
+        _add_plain(plain, variance, used, sums, x0, x1)
         _finish_row(
             groupdq, gain, rnoise, dark, times, g0, g1, y, x0, x1, sums, any_saturated, rise,
             slope, err, var_poisson, var_rnoise,

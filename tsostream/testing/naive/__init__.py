@@ -88,6 +88,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "ramp_fit_segment._fit_clean_row": fit_pixel,
     "ramp_fit_segment._fit_flagged_pixel": fit_pixel,
     "ramp_fit_segment._prepare_row": fit_pixel,
+    "ramp_fit_segment._add_plain": fit_pixel,
     "ramp_fit_segment.fit_segment": fit_pixel,
     "ramp_fit_segment._photon_level": fit_pixel,
     "ramp_fit_segment._finish_row": fit_pixel,

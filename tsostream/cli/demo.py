@@ -22,7 +22,7 @@ DEPTH: Final = 0.015
 
 EXAMPLES: Final = """
 tsostream demo
-tsostream demo --out /tmp/try --ints 300 --seed 5
+tsostream demo --out try --ints 300 --seed 5
 """
 
 

@@ -1,8 +1,9 @@
 """How every kernel is compiled, and where the machine code is kept.
 
-Numba's cache notices an edit of the file a kernel stands in, but not of a kernel it imports. So the cache directory
-is keyed by a hash of *all* kernel sources (and of the Python and Numba that compiled them): an edit anywhere starts a
-fresh directory, and stale code cannot be loaded.
+Numba's cache notices an edit of the file a kernel stands in, but not of a kernel or a constant it imports. So the
+machine code of a kernel lives in a directory keyed by a hash of all it was made from: its file, the kernels it calls
+(and theirs), the constants it names, the Python and the Numba that compiled it. Stale code cannot be loaded, and an
+edit costs only the kernels that can have changed.
 """
 
 from __future__ import annotations
@@ -13,26 +14,27 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 import numba
+import numpy as np
 import platformdirs
 from numba.core import event
 
 __all__ = ["cache_directory", "is_cold", "kernel", "on_compile"]
 
-
-def _source_hash() -> str:
-    digest = hashlib.sha256(f"{sys.version_info[:3]} {numba.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+#: kernel -> hash of all it was made from
+_digests: dict[Any, bytes] = {}
+#: directories of the kernels that were imported
+_in_use: set[Path] = set()
 
 
 def _writable_directory() -> Path:
     base = os.environ.get("TSOSTREAM_CACHE_DIR") or platformdirs.user_cache_dir("tsostream")
-    path = Path(base) / "kernels" / _source_hash()
+    path = Path(base) / "kernels"
     try:
         path.mkdir(parents=True, exist_ok=True)
         if os.access(path, os.W_OK):
@@ -42,14 +44,45 @@ def _writable_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="tsostream-kernels-"))
 
 
-#: where this version's machine code lives
+#: where machine code lives
 cache_directory: Path = _writable_directory()
-setattr(numba.config, "CACHE_DIR", str(cache_directory))  # noqa: B010 - numba declares it at run time
+
+
+@cache
+def _file_bytes(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that a function and those defined in it look up."""
+    inner = (_names(one) for one in code.co_consts if isinstance(one, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _digest(function: Callable) -> bytes:
+    """Hash of everything a kernel's machine code depends on."""
+    code = function.__code__
+    digest = hashlib.sha256(f"{sys.version_info[:3]} {numba.__version__}".encode())
+    digest.update(_file_bytes(code.co_filename))
+    for name in sorted(_names(code)):
+        value = function.__globals__.get(name)
+        if callable(value) and value in _digests:
+            part = _digests[value]
+        elif isinstance(value, ModuleType):
+            # a constant such as dq.DO_NOT_USE; libraries are covered by their versions
+            ours = value.__name__.partition(".")[0] == __name__.partition(".")[0]
+            part = _file_bytes(str(value.__file__)) if ours else value.__name__.encode()
+        elif isinstance(value, np.ndarray):
+            part = value.tobytes()
+        else:
+            part = repr(value).encode() if isinstance(value, int | float | str | tuple | np.generic) else b""
+        digest.update(name.encode() + b"=" + part)
+    return digest.digest()
 
 
 def is_cold() -> bool:
-    """Whether no kernel of this version has been compiled on this machine yet."""
-    return next(cache_directory.rglob("*.nbi"), None) is None
+    """Whether none of the imported kernels has been compiled on this machine yet."""
+    return not any(True for place in _in_use for _ in place.rglob("*.nbi"))
 
 
 class _FirstCompilation(event.Listener):
@@ -82,4 +115,11 @@ def kernel(function: Callable) -> Any:
     Kernels read arrays and scalars and write into arrays the caller passes. ``fastmath`` and ``parallel`` stay off:
     both make a sum depend on how the compiler or the thread count cut it.
     """
-    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    digest = _digest(function)
+    place = cache_directory / f"{Path(function.__code__.co_filename).stem}-{digest.hex()[:16]}"
+    _in_use.add(place)
+    # Numba asks for the directory while it decorates
+    setattr(numba.config, "CACHE_DIR", str(place))  # noqa: B010 - numba declares it at run time
+    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    _digests[compiled] = digest
+    return compiled

@@ -1,0 +1,54 @@
+"""Machine code is found again only while everything it was made from is the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import tsostream
+
+PROGRAM = """
+from tsostream.operators import {module}
+from numba.core import event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event): compiled.append(str(event.data["dispatcher"]))
+    def on_end(self, event): pass
+with event.install_listener("numba:compile", Listener()):
+    print("value", {module}.run())
+print("compiled", len(compiled))
+"""
+
+
+def run_copy(tree: Path, cache: Path) -> str:
+    code = PROGRAM.format(module="probe")
+    environment = {**os.environ, "PYTHONPATH": str(tree), "TSOSTREAM_CACHE_DIR": str(cache)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tree, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    return " ".join(answer.stdout.split())
+
+
+def test_an_edit_of_a_called_kernel_or_a_named_constant_compiles_again(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(Path(tsostream.__file__).parent, tree / "tsostream")
+    rooms = tree / "tsostream" / "operators"
+    (rooms / "probe_low.py").write_text("from tsostream.operators.jit import kernel\nFACTOR = 2\n"
+                "@kernel\ndef low(x):\n    return x + 1\n")  # fmt: skip
+    (rooms / "probe.py").write_text("from tsostream.operators.jit import kernel\n"
+                "from tsostream.operators.probe_low import FACTOR, low\n"
+                "@kernel\ndef high(x):\n    return FACTOR * low(x)\n"
+                "def run():\n    return high(10)\n")  # fmt: skip
+    cache = tmp_path / "cache"
+    assert run_copy(tree, cache) == "value 22 compiled 2"
+    assert run_copy(tree, cache) == "value 22 compiled 0"
+    low = (rooms / "probe_low.py").read_text()
+    (rooms / "probe_low.py").write_text(low.replace("x + 1", "x + 2"))
+    assert run_copy(tree, cache) == "value 24 compiled 2"
+    (rooms / "probe_low.py").write_text(low.replace("FACTOR = 2", "FACTOR = 3"))
+    assert run_copy(tree, cache).startswith("value 33 ")
+    # an edit elsewhere costs nothing
+    (rooms / "superbias.py").write_text((rooms / "superbias.py").read_text() + "\n# a remark\n")
+    assert run_copy(tree, cache) == "value 33 compiled 0"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Binding",
     "BoundRampStep",
+    "BoundRateStep",
     "BoundStep",
     "Operator",
     "RowPass",
@@ -155,6 +156,46 @@ class BoundRampStep:
         return run_alone(self, block)
 
     def flush(self) -> list[Any]:
+        """Nothing is ever held back."""
+        return []
+
+
+@dataclass(frozen=True)
+class BoundRateStep:
+    """A bound step on slopes that needs nothing but the block in hand.
+
+    Parameters
+    ----------
+    name
+        Step name.
+    pixeldq : uint32 [y, x]
+        Static DQ plane after this step.
+    info
+        The exposure as later steps see it: a window that was cut out has another `frame_shape`, a flux calibration
+        another `bunit`.
+    run
+        ``run(block)`` gives the block after the step; it may change the block's arrays in place.
+    templates
+        Scout products and other templates that look different after this step (wavelengths cut to a window).
+    facts
+        Keywords that products carry after this step (``PHOTMJSR``, ``PIXAR_SR``, ``SLTSTRT1``, …), by FITS name.
+    skipped
+        Why the step does nothing for this exposure; empty when it works.
+    """
+
+    name: str
+    pixeldq: np.ndarray
+    info: ExposureInfo
+    run: Callable[[Rate], Rate]
+    templates: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    skipped: str = ""
+
+    def push(self, block: Rate) -> list[Rate]:
+        """Take a block through the step."""
+        return [self.run(block)]
+
+    def flush(self) -> list[Rate]:
         """Nothing is ever held back."""
         return []
 

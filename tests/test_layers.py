@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def modules() -> Iterator[tuple[str, str]]:
         yield ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts), path.read_text()
 
 
+@cache
 def step_modules() -> frozenset[str]:
     """Modules (or folders) of operators/ that define a step: a class that derives from Operator."""
     return frozenset(

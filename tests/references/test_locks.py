@@ -15,7 +15,7 @@ from crds_cache import CONTEXT, PARKEYS, CrdsCache
 
 import tsostream
 from tsostream.cli.app import tsostream as command
-from tsostream.errors import ConfigError, OutputExistsError, ReferenceMismatchError
+from tsostream.errors import ConfigError, InputError, OutputExistsError, ReferenceMismatchError
 from tsostream.run.lock import locate, lock_of, lock_of_output
 from tsostream.run.lock_file import read_lock, write_lock
 from tsostream.run.setup import Request, prepare_all
@@ -63,7 +63,8 @@ def forget_paths(lock: Path) -> None:
     """Make the recorded paths useless, as they are on another machine."""
     tree = yaml.safe_load(lock.read_text())
     for entry in tree["exposures"]:
-        for file in (*entry["references"].values(), *filter(None, [entry.get("wavelengths")])):
+        extra = filter(None, [entry.get("wavelengths"), entry.get("scout_file")])
+        for file in (*entry["references"].values(), *extra):
             file["path"] = "/on/another/machine/" + file["file"]
     lock.write_text(yaml.safe_dump(tree))
 
@@ -132,6 +133,69 @@ def test_a_run_from_a_lock_elsewhere_gives_the_same_bits(written, exposure, move
         k: v["sha256"] for k, v in second["references"].items()
     }
     assert second["lock"] == str(tmp_path / "run.lock")
+
+
+def test_a_lock_of_an_output_knows_which_step_uses_what(written):
+    lock = lock_of_output(tsostream.open(written).metadata, str(written))
+    assert lock.entries[0].references["gain"].steps == ("jump", "ramp_fit", "gain_scale", "extract_1d")
+    assert lock.entries[0].references["mask"].steps == ("dq_init",)
+
+
+def test_parity_is_locked(exposure, lock, tmp_path):
+    """A run from the lock of a parity run is a parity run; one from a streaming lock is none."""
+    inputs = tuple(exposure.segments)
+    (streaming,) = prepare_all(Request(inputs=inputs, lock=lock))
+    assert streaming.request.parity is None
+    request = Request(inputs=inputs, refs_dir=exposure.directory, parity="jwst", **OPTIONS)
+    write_lock(lock_of(prepare_all(request), package_versions(), "14.0"), tmp_path / "parity.lock")
+    assert yaml.safe_load((tmp_path / "parity.lock").read_text())["exposures"][0]["parity"] == "jwst"
+    (run,) = prepare_all(Request(inputs=inputs, lock=tmp_path / "parity.lock"))
+    assert run.request.parity == "jwst"
+    assert run.config.operator("ipc") is None
+    out = tmp_path / "lc.arrow"
+    tsostream.process(inputs, out, lock=tmp_path / "parity.lock")
+    metadata = tsostream.open(out).metadata
+    assert metadata["config"]["scope"] == "segment"
+    assert lock_of_output(metadata, "lc.arrow").entries[0].parity == "jwst"
+
+
+def test_a_stored_scout_is_locked_by_content(exposure, written, tmp_path):
+    stored = shutil.copyfile(written.with_name("lc.scout.npz"), tmp_path / "mine.scout.npz")
+    inputs = tuple(exposure.segments)
+    request = Request(inputs=inputs, refs_dir=exposure.directory, scout=str(stored))
+    path = tmp_path / "run.lock"
+    write_lock(lock_of(prepare_all(request), package_versions(), "14.0"), path)
+    (run,) = prepare_all(Request(inputs=inputs, lock=path))
+    assert run.scout.path == stored
+    # moved: found by its content
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    Path(stored).rename(moved / "renamed.npz")
+    forget_paths(path)
+    with pytest.raises(InputError, match=r"the scout file mine.scout.npz of the lock .* is not at"):
+        prepare_all(Request(inputs=inputs, lock=path))
+    for reference in exposure.references.values():
+        shutil.copyfile(reference, moved / reference.name)
+    (run,) = prepare_all(Request(inputs=inputs, lock=path, refs_dir=moved))
+    assert run.scout.path == moved / "renamed.npz"
+    # another one, on purpose
+    (run,) = prepare_all(Request(inputs=inputs, lock=path, refs_dir=moved, scout="spread:6"))
+    assert (run.scout.kind, run.scout.integrations) == ("spread", 6)
+    # changed: refused
+    (moved / "mine.scout.npz").write_bytes(b"another")
+    (moved / "renamed.npz").unlink()
+    with pytest.raises(InputError, match="depart from the lock with --scout FILE"):
+        prepare_all(Request(inputs=inputs, lock=path, refs_dir=moved))
+
+
+def test_a_lock_of_an_output_with_a_stored_scout(exposure, written, tmp_path):
+    out = tmp_path / "lc.arrow"
+    stored = written.with_name("lc.scout.npz")
+    tsostream.process(exposure.segments, out, refs_dir=exposure.directory, scout=str(stored))
+    (entry,) = lock_of_output(tsostream.open(out).metadata, str(out)).entries
+    assert entry.scout_file is not None
+    assert (entry.scout_file.file, entry.scout_file.path) == ("lc.scout.npz", str(stored))
+    assert locate(entry)["scout"] == stored
 
 
 def test_a_changed_file_is_refused_by_name(lock, exposure, tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,7 @@ def test_layout(cut: dict[int, SimulatedExposure], made: Path) -> None:
     assert new["CAL_VER"] == f"tsostream {tsostream.__version__}"
     assert (new["S_DQINIT"], new["S_JUMP"], new["S_RAMP"], new["S_IPC"]) == (*["COMPLETE"] * 3, "SKIPPED")
     assert new["R_SUPERB"] == cut[3].references["superbias"].name
+    assert new["H_SUPERB"] == sha256(cut[3].references["superbias"].read_bytes()).hexdigest()
     sci_old, sci_new = fits.getheader(source, "SCI"), fits.getheader(path, "SCI")
     structure = {"BITPIX", "NAXIS", "NAXIS3", "NAXIS4", "BSCALE", "BZERO", "BUNIT"}
     assert {key for key in sci_old if sci_new.get(key) != sci_old[key]} == structure

@@ -132,11 +132,7 @@ def _show(console: Console, request: Request, *, fetch: bool) -> None:
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for name in ("type", "file", "from", "for"):
             table.add_column(name, overflow="fold", no_wrap=name in ("type", "from"))
-        steps: dict[str, list[str]] = {}
-        for operator in chosen.config.operators:
-            for kind in (*operator.references, *operator.optional_references):
-                steps.setdefault(kind, []).append(operator.name)
-        for kind, users in steps.items():
+        for kind, users in chosen.config.users().items():
             path = chosen.selection.paths.get(kind)
             waiting = chosen.selection.not_cached.get(kind)
             file = path.name if path else waiting or "-"

@@ -108,7 +108,10 @@ def choose(
         entry = collect(lambda: _entry(Path(request.lock or "").expanduser(), info, notes))
         if entry is None:
             return None
+        if entry.parity == "jwst" and request.parity is None:
+            request = replace(request, parity="jwst")
         own = [*(overrides or {}), *(["wavelengths"] if request.wavelengths else [])]
+        own += ["scout"] if request.scout != "auto" else []
         locked = collect(lambda: locate(entry, refs_dir=request.refs_dir, skip=own))
     config: Config | None = collect(
         lambda: load_config(
@@ -133,7 +136,9 @@ def choose(
             wanted=names,
             refs_dir=request.refs_dir,
             overrides=overrides,
-            lock=None if locked is None else {k: path for k, path in locked.items() if k != "wavelengths"},
+            lock=None
+            if locked is None or entry is None
+            else {name: path for name, path in locked.items() if name in entry.references},
             config=config.references,
             crds=wish,
         )
@@ -160,7 +165,7 @@ def _as_locked(request: Request, entry: LockEntry, locked: Mapping[str, Path]) -
     """Take scout and wavelengths from the lock, where the command line does not say otherwise."""
     changes: dict[str, Any] = {}
     if request.scout == "auto":
-        changes["scout"] = entry.scout
+        changes["scout"] = str(locked["scout"]) if "scout" in locked else entry.scout
     if request.wavelengths is None and "wavelengths" in locked:
         changes["wavelengths"] = locked["wavelengths"]
     return replace(request, **changes)

@@ -88,6 +88,14 @@ class Config:
         """Step -> parameters, as written to the metadata."""
         return {operator.name: operator.parameters() for operator in self.operators}
 
+    def users(self) -> dict[str, list[str]]:
+        """Tell which steps want each reference type, in processing order."""
+        steps: dict[str, list[str]] = {}
+        for operator in self.operators:
+            for name in (*operator.references, *operator.optional_references):
+                steps.setdefault(name, []).append(operator.name)
+        return steps
+
     def operator(self, name: str) -> Operator | None:
         """Look a step up by name."""
         return next((operator for operator in self.operators if operator.name == name), None)

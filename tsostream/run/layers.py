@@ -124,10 +124,9 @@ class Merged:
                 # "not set" of the official step (null) is not always a value of ours
                 if layer.official and official is not None and value == official.default(name):
                     continue
-                what = f"{step}.{name} = {value!r}: {error}"
-                self.problems.append(
-                    Problem(what, layer.source, f"the default is {default_of(cls, name)!r}", "parameter")
-                )
+                what, way = f"{step}.{name} = {value!r}: {error}", hint(step, name)
+                todo = f"the default is {default_of(cls, name)!r}" + (f"; {way}" if way else "")
+                self.problems.append(Problem(what, layer.source, todo, "parameter"))
                 continue
             if layer.official and name == "skip" and converted and step in INDISPENSABLE:
                 what = f"would skip {step}, without which there are no rows; not followed"

@@ -45,6 +45,8 @@ _SAME: Final = (
     "pupil",
     "grating",
 )
+#: files of a lock that are no references, and the options that name others
+_OPTIONS: Final = ("wavelengths", "scout")
 _FACTS: Final = ("exposure_id", *_SAME, "nints", "ngroups")
 
 
@@ -91,6 +93,10 @@ class LockEntry:
         The file given with ``--wavelengths``.
     scout
         What ``--scout`` said.
+    scout_file
+        The stored scout, where ``--scout`` named one.
+    parity
+        What ``--parity`` said; None for a streaming run.
     context
         Rules of CRDS that were applied; empty when none were.
     where
@@ -103,13 +109,15 @@ class LockEntry:
     references: Mapping[str, LockedFile] = field(default_factory=dict)
     wavelengths: LockedFile | None = None
     scout: str = "auto"
+    scout_file: LockedFile | None = None
+    parity: str | None = None
     context: str = ""
     where: Path = Path("lock")
 
     def files(self) -> dict[str, LockedFile]:
-        """All files: reference type (or ``wavelengths``) -> file."""
-        extra = {"wavelengths": self.wavelengths} if self.wavelengths else {}
-        return {**self.references, **extra}
+        """All files: reference type (or ``wavelengths``, ``scout``) -> file."""
+        extra = {"wavelengths": self.wavelengths, "scout": self.scout_file}
+        return {**self.references, **{name: one for name, one in extra.items() if one is not None}}
 
 
 @dataclass(frozen=True)
@@ -173,10 +181,7 @@ def lock_of(runs: Sequence[Prepared], versions: Mapping[str, str], crds_version:
     entries = []
     for run in runs:
         info, request = run.exposure.info, run.request
-        steps_of: dict[str, list[str]] = {}
-        for operator in run.config.operators:
-            for name in (*operator.references, *operator.optional_references):
-                steps_of.setdefault(name, []).append(operator.name)
+        steps_of = run.config.users()
         files = {
             name: LockedFile(
                 one.name,
@@ -199,10 +204,20 @@ def lock_of(runs: Sequence[Prepared], versions: Mapping[str, str], crds_version:
                 references=files,
                 wavelengths=waves,
                 scout=str(request.scout),
+                scout_file=_scout_file(run),
+                parity=request.parity,
                 context=run.crds_context,
             )
         )
     return Lock(tuple(entries), dict(versions), _now(), crds_version)
+
+
+def _scout_file(run: Prepared) -> LockedFile | None:
+    """Find the stored scout that a run starts from; None when it makes its own."""
+    path = run.scout.path
+    if run.scout.kind != "file" or path is None:
+        return None
+    return LockedFile(path.name, sha256_of(path), str(path.absolute()), "--scout")
 
 
 def lock_of_output(metadata: Mapping[str, Any], where: str) -> Lock:
@@ -215,13 +230,16 @@ def lock_of_output(metadata: Mapping[str, Any], where: str) -> Lock:
     """
     try:
         config, crds = metadata["config"], metadata.get("crds") or {}
+        waves, scout = metadata.get("wavelength_file"), metadata.get("scout_file")
         entry = LockEntry(
             exposure={name: metadata["exposure"].get(name, "") for name in _FACTS},
             steps=config["steps"],
             skipped=tuple(config["skipped"]),
             references={name: locked_file(one) for name, one in metadata["references"].items()},
-            wavelengths=locked_file(metadata["wavelength_file"]) if metadata.get("wavelength_file") else None,
+            wavelengths=locked_file(waves) if waves else None,
             scout=str(metadata.get("scout_request") or "auto"),
+            scout_file=locked_file(scout) if scout else None,
+            parity="jwst" if config.get("scope") == "segment" else None,
             context=str(crds.get("context") or ""),
         )
         return Lock((entry,), metadata["versions"], _now(), str(crds.get("version") or ""))
@@ -271,7 +289,7 @@ def locate(entry: LockEntry, *, refs_dir: Path | None = None, skip: Sequence[str
     Returns
     -------
     dict
-        Reference type (or ``wavelengths``) -> path of a file with the locked sha256.
+        Reference type (or ``wavelengths``, ``scout``) -> path of a file with the locked sha256.
 
     Raises
     ------
@@ -291,7 +309,8 @@ def locate(entry: LockEntry, *, refs_dir: Path | None = None, skip: Sequence[str
                 f"the {name} file has changed since the lock {entry.where} was made: its sha256 is "
                 f"{sha256_of(changed)[:12]}…, locked is {locked.sha256[:12]}…"
             )
-            todo = f"restore {locked.file}, depart from the lock with --override {name}=FILE, or lock again"
+            option = f"--{name} FILE" if name in _OPTIONS else f"--override {name}=FILE"
+            todo = f"restore {locked.file}, depart from the lock with {option}, or lock again"
             problems.append(Problem(what, str(changed), todo, "lock_changed"))
         else:
             place = locked.path or "any place it knows"

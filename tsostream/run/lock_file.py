@@ -60,7 +60,12 @@ def write_lock(lock: Lock, path: Path, *, overwrite: bool = False) -> None:
         told["references"] = {name: plain(one) for name, one in entry.references.items()}
         if entry.wavelengths is not None:
             told["wavelengths"] = plain(entry.wavelengths)
-        told |= {"scout": entry.scout, "steps": dict(entry.steps), "skipped": list(entry.skipped)}
+        told["scout"] = entry.scout
+        if entry.scout_file is not None:
+            told["scout_file"] = plain(entry.scout_file)
+        if entry.parity is not None:
+            told["parity"] = entry.parity
+        told |= {"steps": dict(entry.steps), "skipped": list(entry.skipped)}
         exposures.append(told)
     tree = {
         "tsostream_lock": VERSION,
@@ -106,6 +111,8 @@ def read_lock(path: Path) -> Lock:
                 references={name: locked_file(file) for name, file in (one.get("references") or {}).items()},
                 wavelengths=locked_file(one["wavelengths"]) if one.get("wavelengths") else None,
                 scout=str(one.get("scout", "auto")),
+                scout_file=locked_file(one["scout_file"]) if one.get("scout_file") else None,
+                parity=one.get("parity"),
                 context=str(one.get("crds_context", "")),
                 where=path,
             )

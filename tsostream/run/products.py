@@ -394,6 +394,7 @@ def _specs(prepared: Prepared, plan: ProductPlan, chain: Chain) -> list[ProductS
                 keywords=keywords,
                 sections={
                     "Reference file information": _reference_names(prepared, steps, step),
+                    "Reference file contents (sha256)": _reference_hashes(prepared, steps, step),
                     "Calibration step information": _step_status(prepared, steps, step, reach),
                 },
                 pixeldq=planes.get(step, chain.rates.pixeldq) if ramp else None,
@@ -430,17 +431,25 @@ def _step_status(prepared: Prepared, steps: Steps, step: str, reach: str) -> dic
     return status
 
 
+def _used_references(prepared: Prepared, steps: Steps, step: str) -> list[str]:
+    """Types of the references of the steps up to ``step`` that have a keyword."""
+    done = {one.name for one in steps if not one.skipped} & {*_until(steps, step)}
+    users = prepared.config.users()
+    return [
+        name for name in users if name in prepared.references and name in _REFERENCE and done & {*users[name]}
+    ]
+
+
 def _reference_names(prepared: Prepared, steps: Steps, step: str) -> dict[str, str]:
     """Keyword -> name, of the references of the steps up to ``step``."""
-    done = {one.name for one in steps if not one.skipped} & {*_until(steps, step)}
-    used = {
-        name
-        for operator in prepared.config.operators
-        if operator.name in done
-        for name in (*operator.references, *operator.optional_references)
-    }
     names = {}
-    for name in used & prepared.references.keys() & _REFERENCE.keys():
+    for name in _used_references(prepared, steps, step):
         scheme = "crds://" if prepared.sources.get(name, "").startswith("CRDS") else ""
         names[_REFERENCE[name]] = scheme + prepared.references[name].name
     return names
+
+
+def _reference_hashes(prepared: Prepared, steps: Steps, step: str) -> dict[str, str]:
+    """Keyword (``H_DARK`` beside ``R_DARK``) -> sha256 of the file: a name alone does not tell its content."""
+    used = _used_references(prepared, steps, step)
+    return {"H" + _REFERENCE[name][1:]: prepared.references[name].sha256 for name in used}

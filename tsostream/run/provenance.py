@@ -44,6 +44,7 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
         What binding the measuring steps found: trace, aperture, wavelengths, unit.
     """
     info, exposure = prepared.exposure.info, prepared.exposure
+    users = prepared.config.users()
     inputs = []
     for segment in exposure.segments:
         entry = {
@@ -86,12 +87,14 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
                 "path": str(Path(r.path).absolute()),
                 "sha256": r.sha256,
                 "source": prepared.sources.get(name, ""),
+                "steps": users.get(name, []),
             }
             for name, r in prepared.references.items()
         },
         "crds": {"context": prepared.crds_context, "version": crds_version()},
         "lock": str(prepared.request.lock or ""),
         "scout_request": prepared.request.scout,
+        "scout_file": _scout_file(prepared),
         "wavelength_file": _wavelength_file(prepared),
         "scout": {
             "kind": prepared.scout.kind,
@@ -112,13 +115,17 @@ def _wavelength_file(prepared: Prepared) -> dict[str, str] | None:
     path = prepared.request.wavelengths
     if path is None or not prepared.exposure.info.is_spectroscopy:
         return None
-    path = Path(path)
-    return {
-        "file": path.name,
-        "path": str(path.absolute()),
-        "sha256": _sha256(path),
-        "source": "--wavelengths",
-    }
+    return _file_entry(Path(path), "--wavelengths")
+
+
+def _scout_file(prepared: Prepared) -> dict[str, str] | None:
+    """Describe the stored scout a run starts from."""
+    path = prepared.scout.path
+    return None if prepared.scout.kind != "file" or path is None else _file_entry(path, "--scout")
+
+
+def _file_entry(path: Path, source: str) -> dict[str, str]:
+    return {"file": path.name, "path": str(path.absolute()), "sha256": _sha256(path), "source": source}
 
 
 def scout_hash(scout: Scout) -> str:

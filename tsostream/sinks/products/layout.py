@@ -52,7 +52,7 @@ _STRUCTURE: Final = re.compile(
     r"|CHECKSUM|DATASUM|DATAMIN|DATAMAX|END)"
 )
 #: cards of the primary header that are made anew, or that only other products have
-_REMADE: Final = re.compile(r"(DATE|FILENAME|CAL_VER|CAL_VCS|DATAMODL|CRDS_VER|CRDS_CTX|[RS]_[A-Z0-9]{1,6})")
+_REMADE: Final = re.compile(r"(DATE|FILENAME|CAL_VER|CAL_VCS|DATAMODL|CRDS_VER|CRDS_CTX|[RSH]_[A-Z0-9]{1,6})")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
+import dataclasses
 import errno
 import os
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from row_builders import batches, measurement, schemas
 
 from tsostream.errors import InputError, OutputExistsError, SinkError
-from tsostream.sinks import Output, journal_path, open_output, read_journal, spectra_path
+from tsostream.records import bins_batch, bins_schema, encode_metadata
+from tsostream.sinks import Output, bins_path, journal_path, open_output, read_journal, spectra_path
 
 
 def run(out, first, last, *, size=3, status="complete", output=None):
@@ -63,6 +66,43 @@ def test_images_have_one_file(out):
         output.finish("complete")
     assert [path.name for path in out.parent.iterdir()] == ["lc.arrow"]
     assert open_output(out).spectra is None
+
+
+def with_bins(first, count):
+    """The batches of three tables; the last holds the integration's number in each of five bins."""
+    metadata = encode_metadata({"bin_edges": [[float(n), float(n + 1)] for n in range(5)]})
+    schema = bins_schema(n_bins=5, flux_unit="electron", metadata=metadata)
+    rows = measurement(first, count)
+    flux = np.arange(first, first + count, dtype=float)[:, None, None] + np.zeros((1, 1, 5))
+    rows = dataclasses.replace(rows, bins={"flux": flux})
+    return (
+        (*batches(first, count), bins_batch(rows, exposure_id="e", detector="d", bins_schema=schema)),
+        (*schemas(), schema),
+    )
+
+
+def test_a_third_table_keeps_step(out):
+    """Bins are committed, cut by resume and read back like the others; a run without removes them."""
+    with Output.create(out, *with_bins(1, 3)[1]) as output:
+        output.commit(*with_bins(1, 3)[0])
+        with pytest.raises(SinkError, match="bins do not go with this output"):
+            output.commit(*batches(4, 1))
+        output.finish("interrupted")
+    bins_path(out).write_bytes(bins_path(out).read_bytes()[:-40] + b"torn")
+    output, following = Output.resume(out, *with_bins(1, 3)[1])
+    assert following == 4
+    with output:
+        output.commit(*with_bins(4, 2)[0])
+        output.finish("complete")
+    lc = open_output(out)
+    assert lc.bins is not None
+    assert lc.bins.table["integration"].to_pylist() == [1, 2, 3, 4, 5] == numbers(out)
+    np.testing.assert_array_equal(lc.bins.array("flux")[:, 2], [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(lc.bins.wavelength(), np.arange(5) + 0.5)
+    assert np.isnan(lc.bins.array("flux_err")).all()
+    run(out, 1, 4, output=Output.create(out, *schemas(), overwrite=True))
+    assert not bins_path(out).exists()
+    assert open_output(out).bins is None
 
 
 @pytest.mark.parametrize("status", ["interrupted", "failed"])

@@ -169,9 +169,12 @@ class Measurement:
     columns
         Light-curve column name -> array [integration, key] (names of design section 6).
     spectra
-        Spectrum column name -> array [integration, key, wave]; empty for images.
+        Spectrum column name -> array [integration, key, wave]; empty for images. May hold more names than the rows
+        show: products need them (see `tsostream.operators.spectral`).
     present : bool [integration]
         False for integrations that no file holds.
+    bins
+        Column name -> array [integration, key, bin], the spectra summed in wavelength bins; empty without bins.
     """
 
     first: int
@@ -180,6 +183,7 @@ class Measurement:
     columns: dict[str, Array]
     spectra: dict[str, Array]
     present: Array
+    bins: dict[str, Array] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tsostream.records.batcher import Batcher, RowPair
 from tsostream.records.metadata import METADATA_KEY, decode_metadata, encode_metadata
 from tsostream.records.quality import QUALITY_BITS, Quality
-from tsostream.records.rows import to_batches
-from tsostream.records.schema import light_curve_schema, spectra_schema
+from tsostream.records.rows import bins_batch, to_batches
+from tsostream.records.schema import bins_schema, light_curve_schema, spectra_schema
 
 __all__ = [
     "METADATA_KEY",
@@ -14,6 +14,8 @@ __all__ = [
     "Batcher",
     "Quality",
     "RowPair",
+    "bins_batch",
+    "bins_schema",
     "decode_metadata",
     "encode_metadata",
     "light_curve_schema",

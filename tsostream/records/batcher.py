@@ -10,16 +10,17 @@ import pyarrow as pa
 
 from tsostream.errors import OperatorError
 from tsostream.integration.payload import Measurement
-from tsostream.records.rows import slice_measurement, to_batches
+from tsostream.records.rows import bins_batch, slice_measurement, to_batches
 
 __all__ = ["Batcher", "RowPair"]
 
 
 class RowPair(NamedTuple):
-    """Batches of the two outputs, for the same integrations."""
+    """Batches of the output's tables, for the same integrations; None for a table the run does not have."""
 
     light_curve: pa.RecordBatch
     spectra: pa.RecordBatch | None
+    bins: pa.RecordBatch | None = None
 
     @property
     def last_integration(self) -> int:
@@ -35,8 +36,8 @@ class Batcher:
 
     Parameters
     ----------
-    exposure_id, detector, lc_schema, spectra_schema
-        As in `to_batches`.
+    exposure_id, detector, lc_schema, spectra_schema, bins_schema
+        As in `to_batches` and `bins_batch`; without a schema there are no such batches.
     max_rows
         Rows of a full batch.
     max_seconds
@@ -64,6 +65,7 @@ class Batcher:
         detector: str,
         lc_schema: pa.Schema,
         spectra_schema: pa.Schema | None = None,
+        bins_schema: pa.Schema | None = None,
         max_rows: int = 64,
         max_seconds: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class Batcher:
         self._detector = detector
         self._lc_schema = lc_schema
         self._spectra_schema = spectra_schema
+        self._bins_schema = bins_schema
         self._max_rows = max_rows
         self._max_seconds = max_seconds
         self._clock = clock
@@ -121,10 +124,10 @@ class Batcher:
         """Close the batch now: a list with one pair, or empty when nothing waits."""
         if not self._pending:
             return []
-        light_curves = [pair.light_curve for pair in self._pending]
-        spectra = [pair.spectra for pair in self._pending if pair.spectra is not None]
+        parts = zip(*self._pending, strict=True)
         self._pending, self._pending_rows = [], 0
-        return [RowPair(_join(light_curves), _join(spectra) if spectra else None)]
+        # a table is there in all rows or in none
+        return [RowPair(*(None if one[0] is None else _join(list(one)) for one in parts))]
 
     def due(self) -> float | None:
         """Seconds until the waiting rows must go out; 0 when they must go now, None when none wait."""
@@ -142,6 +145,14 @@ class Batcher:
                 spectra_schema=self._spectra_schema,
             )
         )
+        if self._bins_schema is not None:
+            bins = bins_batch(
+                measurement,
+                exposure_id=self._exposure_id,
+                detector=self._detector,
+                bins_schema=self._bins_schema,
+            )
+            pair = pair._replace(bins=bins)
         if not self._pending:
             self._oldest = self._clock()
         self._pending.append(pair)

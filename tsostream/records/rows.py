@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tsostream.integration.payload import TIME_COLUMNS, Measurement
 from tsostream.records.quality import derive_quality
 from tsostream.records.schema import KEY_COLUMNS
 
-__all__ = ["slice_measurement", "to_batches"]
+__all__ = ["bins_batch", "slice_measurement", "to_batches"]
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +57,7 @@ def to_batches(
     OperatorError
         When names or shapes do not fit the schemas.
     """
-    _check_names(measurement, lc_schema, spectra_schema)
+    _check_names(measurement, lc_schema)
     ranking = sorted(range(len(measurement.keys)), key=lambda index: measurement.keys[index])
     shape = (measurement.count, len(ranking))
     absent = np.broadcast_to(~np.asarray(measurement.present, dtype=bool)[:, None], shape)
@@ -77,8 +78,33 @@ def to_batches(
         return light_curve, None
     for field in spectra_schema:
         if field.name not in KEY_COLUMNS:
-            columns[field.name] = _spectrum_column(measurement, field, ranking, shape, absent)
+            columns[field.name] = _list_column(measurement.spectra, measurement, field, ranking, absent)
     return light_curve, _batch(spectra_schema, columns, constants, shape[0] * shape[1])
+
+
+def bins_batch(
+    measurement: Measurement, *, exposure_id: str, detector: str, bins_schema: pa.Schema
+) -> pa.RecordBatch:
+    """Rows of the binned light curves, with the keys of `to_batches` row by row.
+
+    Raises
+    ------
+    OperatorError
+        When names or shapes do not fit the schema.
+    """
+    unknown = sorted({*measurement.bins} - ({*bins_schema.names} - {*KEY_COLUMNS}))
+    if unknown:
+        where = f"measurement of integrations from {measurement.first}"
+        raise OperatorError(f"{where}: {', '.join(unknown)} are not columns of the bins")
+    ranking = sorted(range(len(measurement.keys)), key=lambda index: measurement.keys[index])
+    shape = (measurement.count, len(ranking))
+    absent = np.broadcast_to(~np.asarray(measurement.present, dtype=bool)[:, None], shape)
+    columns = _key_columns(measurement, ranking, shape)
+    for field in bins_schema:
+        if field.name not in KEY_COLUMNS:
+            columns[field.name] = _list_column(measurement.bins, measurement, field, ranking, absent)
+    constants = {"exposure_id": exposure_id, "detector": detector}
+    return _batch(bins_schema, columns, constants, shape[0] * shape[1])
 
 
 def slice_measurement(measurement: Measurement, start: int, stop: int) -> Measurement:
@@ -91,6 +117,7 @@ def slice_measurement(measurement: Measurement, start: int, stop: int) -> Measur
         columns={name: values[part] for name, values in measurement.columns.items()},
         spectra={name: values[part] for name, values in measurement.spectra.items()},
         present=measurement.present[part],
+        bins={name: values[part] for name, values in measurement.bins.items()},
     )
 
 
@@ -123,13 +150,13 @@ def _light_curve_column(
     return values
 
 
-def _spectrum_column(
-    measurement: Measurement, field: pa.Field, ranking: list[int], shape: tuple[int, int], absent: Array
+def _list_column(
+    source: Mapping[str, Array], measurement: Measurement, field: pa.Field, ranking: list[int], absent: Array
 ) -> Array:
     dtype = np.dtype(field.type.value_type.to_pandas_dtype())
-    shape_3d = (*shape, field.type.list_size)
+    shape_3d = (*absent.shape, field.type.list_size)
     floating = np.issubdtype(dtype, np.floating)
-    given = measurement.spectra.get(field.name)
+    given = source.get(field.name)
     if given is None:
         values = np.full(shape_3d, np.nan if floating else 0, dtype=dtype)
     else:
@@ -171,7 +198,7 @@ def _batch(
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _check_names(measurement: Measurement, lc_schema: pa.Schema, spectra_schema: pa.Schema | None) -> None:
+def _check_names(measurement: Measurement, lc_schema: pa.Schema) -> None:
     where = f"measurement of integrations from {measurement.first}"
     if not measurement.keys or len(set(measurement.keys)) != len(measurement.keys):
         raise OperatorError(
@@ -183,11 +210,6 @@ def _check_names(measurement: Measurement, lc_schema: pa.Schema, spectra_schema:
     unknown = sorted(set(measurement.columns) - known)
     if unknown:
         raise OperatorError(f"{where}: {', '.join(unknown)} are not columns of this light curve")
-    if spectra_schema is None:
-        return
-    unknown = sorted(set(measurement.spectra) - (set(spectra_schema.names) - set(KEY_COLUMNS)))
-    if unknown:
-        raise OperatorError(f"{where}: {', '.join(unknown)} are not columns of the spectra")
 
 
 def _check_shape(name: str, values: Array, shape: tuple[int, ...], measurement: Measurement) -> None:

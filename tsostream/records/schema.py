@@ -19,9 +19,16 @@ from tsostream.integration.payload import TIME_COLUMNS
 from tsostream.records.metadata import METADATA_KEY, encode_metadata
 from tsostream.records.quality import QUALITY_BITS
 
-__all__ = ["KEY_COLUMNS", "SCHEMA_VERSION", "TableKind", "light_curve_schema", "spectra_schema"]
+__all__ = [
+    "KEY_COLUMNS",
+    "SCHEMA_VERSION",
+    "TableKind",
+    "bins_schema",
+    "light_curve_schema",
+    "spectra_schema",
+]
 
-TableKind = Literal["light_curve", "spectra"]
+TableKind = Literal["light_curve", "spectra", "bins"]
 
 #: grows when a column changes its name, type or meaning
 SCHEMA_VERSION: Final = 1
@@ -117,6 +124,17 @@ _SPECTRA = (
     _Column("npixels", pa.float32(), "pix", "pixels summed"),
 )
 
+_BINS = (
+    _Column("flux", pa.float64(), "{flux}", "flux in each bin, background subtracted"),
+    _Column("flux_err", pa.float64(), "{flux}", "1-sigma error of flux, what the columns share included"),
+    _Column("flux_var_poisson", pa.float64(), "({flux})^2", "variance of flux from photon noise"),
+    _Column("flux_var_rnoise", pa.float64(), "({flux})^2", "variance of flux from read noise"),
+    _Column("background", pa.float64(), "{flux} / pix", "mean background per pixel"),
+    _Column("background_err", pa.float64(), "{flux} / pix", "1-sigma error of background"),
+    _Column("frac_filled", pa.float64(), "1", "part of the bin's light that was lost and replaced"),
+    _Column("dq", pa.uint32(), "", "JWST data-quality bits of the bin"),
+)
+
 
 def light_curve_schema(
     *, kind: Literal["spectroscopy", "imaging"], flux_unit: str, metadata: Mapping[str, str] | None = None
@@ -155,12 +173,37 @@ def spectra_schema(*, n_wave: int, flux_unit: str, metadata: Mapping[str, str] |
     """
     if n_wave < 1:
         raise ValueError(f"n_wave is {n_wave}, expected at least 1")
-    fields = [column.field(flux_unit) for column in _KEY]
-    for column in _SPECTRA:
-        item = pa.field("item", column.type, nullable=False)
-        fields.append(column.field(flux_unit, pa.list_(item, n_wave)))
     extra = {"table": "spectra", "kind": "spectroscopy", "flux_unit": flux_unit, "n_wave": n_wave}
-    return pa.schema(fields, metadata=_metadata(metadata, extra))
+    return _lists_schema(_SPECTRA, n_wave, flux_unit, _metadata(metadata, extra))
+
+
+def bins_schema(*, n_bins: int, flux_unit: str, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """Build the schema of the binned light curves.
+
+    Parameters
+    ----------
+    n_bins
+        Bins, the length of every list.
+    flux_unit
+        Unit of ``flux``; the other columns' units follow.
+    metadata
+        From `encode_metadata`. Belongs there: ``bin_edges`` and ``bin_dt_eff_s``.
+    """
+    if n_bins < 1:
+        raise ValueError(f"n_bins is {n_bins}, expected at least 1")
+    extra = {"table": "bins", "kind": "spectroscopy", "flux_unit": flux_unit, "n_bins": n_bins}
+    return _lists_schema(_BINS, n_bins, flux_unit, _metadata(metadata, extra))
+
+
+def _lists_schema(
+    columns: tuple[_Column, ...], length: int, flux_unit: str, metadata: dict[str, str]
+) -> pa.Schema:
+    """Key columns, then lists of one length."""
+    fields = [column.field(flux_unit) for column in _KEY]
+    for column in columns:
+        item = pa.field("item", column.type, nullable=False)
+        fields.append(column.field(flux_unit, pa.list_(item, length)))
+    return pa.schema(fields, metadata=metadata)
 
 
 def _metadata(given: Mapping[str, str] | None, extra: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.scout import ScoutPlan, parse_scout, scout_path
-from tsostream.sinks import spectra_path
+from tsostream.sinks import TABLES, table_path
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
 
@@ -317,7 +317,7 @@ def _check_output(out: Path | None, exposure: Exposure, *, overwrite: bool) -> N
         return
     inputs = {segment.source_path for segment in exposure.segments}
     todo = "choose another --out, or give --overwrite to replace it"
-    for path in (out, spectra_path(out), scout_path(out)):
+    for path in (*(table_path(out, table) for table in TABLES), scout_path(out)):
         if not path.exists():
             continue
         if any(Path(one).exists() and path.samefile(one) for one in inputs):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tsostream.sinks.arrow_file import Extent, GrowingFile
 from tsostream.sinks.journal import Entry, Journal, last_valid, read_journal
-from tsostream.sinks.output import Output, journal_path, spectra_path
-from tsostream.sinks.reading import LightCurve, Spectra, open_output
+from tsostream.sinks.output import TABLES, Output, bins_path, journal_path, spectra_path, table_path
+from tsostream.sinks.reading import Bins, LightCurve, Spectra, open_output
 from tsostream.sinks.tail import Tail
 
 __all__ = [
+    "TABLES",
+    "Bins",
     "Entry",
     "Extent",
     "GrowingFile",
@@ -17,9 +19,11 @@ __all__ = [
     "Output",
     "Spectra",
     "Tail",
+    "bins_path",
     "journal_path",
     "last_valid",
     "open_output",
     "read_journal",
     "spectra_path",
+    "table_path",
 ]

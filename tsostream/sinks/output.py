@@ -1,4 +1,8 @@
-"""The output of a run: light curve, spectra and journal, always in step with each other."""
+"""The output of a run: its tables and their journal, always in step with each other.
+
+A run has a light curve and, beside it, as many further tables as `TABLES` names; each is a file, and every commit adds
+the rows of the same integrations to all of them.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,33 @@ from tsostream.records.metadata import encode_metadata, plain_values
 from tsostream.sinks.arrow_file import Extent, GrowingFile, refuse_existing
 from tsostream.sinks.journal import Entry, Journal, read_journal, valid_entries
 
-__all__ = ["Output", "Status", "journal_path", "spectra_path"]
+__all__ = ["TABLES", "Output", "Status", "bins_path", "journal_path", "spectra_path", "table_path"]
 
 Status = Literal["complete", "interrupted", "failed"]
 
 #: roles of the files in the journal
 LIGHT_CURVE: Final = "light_curve"
 SPECTRA: Final = "spectra"
+BINS: Final = "bins"
+
+#: the tables of a run in the order of schemas and batches; all but the first are optional
+TABLES: Final = (LIGHT_CURVE, SPECTRA, BINS)
+
+
+def table_path(out: str | os.PathLike[str], table: str) -> Path:
+    """``lc.arrow`` itself for the light curve, ``lc.<table>.arrow`` for the others."""
+    out = Path(out)
+    return out if table == LIGHT_CURVE else out.with_name(f"{out.stem}.{table}{out.suffix}")
 
 
 def spectra_path(out: str | os.PathLike[str]) -> Path:
     """``lc.arrow`` -> ``lc.spectra.arrow``."""
-    out = Path(out)
-    return out.with_name(f"{out.stem}.spectra{out.suffix}")
+    return table_path(out, SPECTRA)
+
+
+def bins_path(out: str | os.PathLike[str]) -> Path:
+    """``lc.arrow`` -> ``lc.bins.arrow``."""
+    return table_path(out, BINS)
 
 
 def journal_path(out: str | os.PathLike[str]) -> Path:
@@ -38,7 +56,7 @@ def journal_path(out: str | os.PathLike[str]) -> Path:
 
 
 class Output:
-    """The files of one run: ``lc.arrow``, ``lc.spectra.arrow``; until it is complete, ``lc.arrow.journal``.
+    """The files of one run: ``lc.arrow``, ``lc.spectra.arrow``, …; until it is complete, ``lc.arrow.journal``.
 
     Made by `create` or `resume`. As a context manager it ends the files when the block is left by an
     exception (``interrupted`` for KeyboardInterrupt and other non-errors, else ``failed``) or without
@@ -50,6 +68,8 @@ class Output:
     ----------
     path, spectra_path, journal_path
         The files; ``spectra_path`` is None for a run without spectra.
+    paths : dict
+        Table -> file, for the tables of this run.
     started
         Whether the files exist; before, nothing on disk has changed but for the lock.
     last_integration
@@ -67,7 +87,8 @@ class Output:
         sync_seconds: float,
     ):
         self.path = out
-        self.spectra_path = spectra_path(out) if SPECTRA in schemas else None
+        self.paths = {role: table_path(out, role) for role in schemas}
+        self.spectra_path = self.paths.get(SPECTRA)
         self.journal_path = journal.path
         self.last_integration: int | None = None
         self._schemas = schemas
@@ -83,9 +104,7 @@ class Output:
     def create(
         cls,
         out: str | os.PathLike[str],
-        lc_schema: pa.Schema,
-        spectra_schema: pa.Schema | None = None,
-        *,
+        *table_schemas: pa.Schema | None,
         fingerprint: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         inputs: Iterable[Path] = (),
@@ -100,8 +119,9 @@ class Output:
         ----------
         out
             The light curve; the names of the other files follow from it.
-        lc_schema, spectra_schema
-            Of the two files; without the latter there is only the light curve.
+        table_schemas
+            One for each of `TABLES`, in their order, as far as the run has them; the light curve's comes first, None
+            stands for a table this run does not have.
         fingerprint
             What identifies the run, plain JSON values; `resume` compares it.
         overwrite
@@ -121,16 +141,17 @@ class Output:
         """
         out = Path(out)
         inputs = tuple(inputs)
-        schemas = _schemas(lc_schema, spectra_schema)
-        # A spectra file left behind by an older run would look as if it belonged to the new light curve.
-        for path in (out, spectra_path(out)):
+        schemas = _schemas(table_schemas)
+        # A table left behind by an older run would look as if it belonged to the new light curve.
+        every = [table_path(out, role) for role in TABLES]
+        for path in every:
             refuse_existing(path, overwrite=overwrite, inputs=inputs)
         try:
             journal = Journal.acquire(journal_path(out))
         except SinkError as error:  # found before the start, so a matter of the request
             raise InputError(Problem(str(error), code="unwritable")) from error
         try:
-            for path in (out, spectra_path(out)):  # once more, now that nobody else can make them
+            for path in every:  # once more, now that nobody else can make them
                 refuse_existing(path, overwrite=overwrite, inputs=inputs)
             journal.own()
         except BaseException:
@@ -142,9 +163,7 @@ class Output:
     def resume(
         cls,
         out: str | os.PathLike[str],
-        lc_schema: pa.Schema,
-        spectra_schema: pa.Schema | None = None,
-        *,
+        *table_schemas: pa.Schema | None,
         fingerprint: Mapping[str, Any] | None = None,
         sync_seconds: float = 5.0,
     ) -> tuple[Output, int | None]:
@@ -152,7 +171,7 @@ class Output:
 
         Parameters
         ----------
-        out, lc_schema, spectra_schema, sync_seconds
+        out, table_schemas, sync_seconds
             As in `create`. The columns must be those of the files; the metadata in the files stay.
         fingerprint
             Must equal that of the run that began the files.
@@ -173,7 +192,7 @@ class Output:
             When another process writes it.
         """
         out = Path(out)
-        schemas = _schemas(lc_schema, spectra_schema)
+        schemas = _schemas(table_schemas)
         if not journal_path(out).exists():
             raise InputError(_nothing_to_resume(out))
         journal = Journal.acquire(journal_path(out))
@@ -184,7 +203,7 @@ class Output:
                 # The files are older than this journal, whose run was killed before it made any.
                 raise InputError(_nothing_to_resume(out))
             _compare(out, header, fingerprint or {})
-            paths = _paths(out, schemas)
+            paths = {role: table_path(out, role) for role in schemas}
             valid = valid_entries(entries, paths)
             if entries and not valid:
                 what = f"none of the {len(entries)} batches in the journal is in the files any more"
@@ -220,41 +239,36 @@ class Output:
         """
         if self.started:
             return
-        paths = _paths(self.path, self._schemas)
         files: dict[str, GrowingFile] = {}
         try:
             for role, schema in self._schemas.items():
                 files[role] = GrowingFile.create(
-                    paths[role], schema, overwrite=self._overwrite, publish=False
+                    self.paths[role], schema, overwrite=self._overwrite, publish=False
                 )
             # From here on the old output cannot be resumed, and in the next step it is gone.
             self._journal.begin(self._fingerprint)
             for file in files.values():
                 file.publish(overwrite=self._overwrite)
-            if SPECTRA not in files and self._overwrite:
-                spectra_path(self.path).unlink(missing_ok=True)
+            for role in TABLES:
+                if role not in files and self._overwrite:
+                    table_path(self.path, role).unlink(missing_ok=True)
         except BaseException:
             for file in files.values():
                 file.close()
             raise
         self._files = files
 
-    def commit(
-        self,
-        light_curve: pa.RecordBatch,
-        spectra: pa.RecordBatch | None = None,
-        last_integration: int | None = None,
-    ) -> None:
+    def commit(self, *batches: pa.RecordBatch | None, last_integration: int | None = None) -> None:
         """Add the rows of some integrations to all files, then to the journal.
 
         Products of the same integrations must be written before.
 
         Parameters
         ----------
-        light_curve, spectra
-            Batches of the same integrations; spectra None for a run without.
+        batches
+            Rows of the same integrations, one batch for each of `TABLES`; None for a table the run does not have.
         last_integration
-            Number of the last one; read from the batch when not given.
+            Number of the last one; read from the light curve when not given.
 
         Raises
         ------
@@ -262,18 +276,19 @@ class Output:
             When something cannot be written. All files are then as before the call and stay readable; the
             call can be repeated.
         """
+        given = {role: batch for role, batch in zip(TABLES, batches, strict=False) if batch is not None}
         if last_integration is None:
-            last_integration = int(light_curve.column("integration")[-1].as_py())
-        batches = {LIGHT_CURVE: light_curve, SPECTRA: spectra}
-        if (spectra is None) != (SPECTRA not in self._schemas):
+            last_integration = int(given[LIGHT_CURVE].column("integration")[-1].as_py())
+        strange = sorted({*given} ^ {*self._schemas})
+        if strange:
             raise SinkError(
-                f"{self.path}: integration {last_integration}: spectra do not go with this output"
+                f"{self.path}: integration {last_integration}: {', '.join(strange)} do not go with this output"
             )
         self.start()
         before = {role: file.mark() for role, file in self._files.items()}
         try:
             extents: dict[str, Extent] = {
-                role: file.append(batches[role]) for role, file in self._files.items()
+                role: file.append(given[role]) for role, file in self._files.items()
             }
             self._journal.commit(Entry(last_integration, extents))
         except BaseException:
@@ -362,16 +377,11 @@ class Output:
         self._closed = True
 
 
-def _schemas(lc_schema: pa.Schema, spectra_schema: pa.Schema | None) -> dict[str, pa.Schema]:
-    schemas = {LIGHT_CURVE: lc_schema}
-    if spectra_schema is not None:
-        schemas[SPECTRA] = spectra_schema
+def _schemas(given: Iterable[pa.Schema | None]) -> dict[str, pa.Schema]:
+    schemas = {role: schema for role, schema in zip(TABLES, given, strict=False) if schema is not None}
+    if LIGHT_CURVE not in schemas:
+        raise ValueError("an output has a light curve, whose schema comes first")
     return schemas
-
-
-def _paths(out: Path, schemas: Mapping[str, pa.Schema]) -> dict[str, Path]:
-    paths = {LIGHT_CURVE: out, SPECTRA: spectra_path(out)}
-    return {role: paths[role] for role in schemas}
 
 
 def _nothing_to_resume(out: Path) -> Problem:

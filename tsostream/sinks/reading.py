@@ -27,12 +27,12 @@ from tsostream.sinks.messages import (
     read_frame,
     read_header,
 )
-from tsostream.sinks.output import LIGHT_CURVE, SPECTRA, journal_path, spectra_path
+from tsostream.sinks.output import BINS, LIGHT_CURVE, SPECTRA, TABLES, journal_path, table_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LightCurve", "OutputFile", "ReadStatus", "Spectra", "open_output"]
+__all__ = ["Bins", "LightCurve", "OutputFile", "ReadStatus", "Spectra", "open_output"]
 
 ReadStatus = Literal["complete", "interrupted", "failed", "growing"]
 
@@ -148,16 +148,12 @@ class OutputFile:
     def _check_table(self, metadata: dict[str, Any]) -> None:
         table = metadata.get("table")
         keyed = all(self.schema.names.count(name) == 1 for name in KEY_COLUMNS)
-        if (
-            table not in (LIGHT_CURVE, SPECTRA)
-            or not keyed
-            or not pa.types.is_int64(self.schema.field("integration").type)
-        ):
+        if table not in TABLES or not keyed or not pa.types.is_int64(self.schema.field("integration").type):
             what = "is an Arrow file, but tsostream did not write it"
             raise InputError(Problem(what, str(self.path), _NOT_OURS, "not_tsostream"))
         if table != self._role:
             what = f"holds {table.replace('_', ' ')}, expected {self._role.replace('_', ' ')}"
-            todo = "open the light curve and ask it for .spectra" if table == SPECTRA else _NOT_OURS
+            todo = _NOT_OURS if table == LIGHT_CURVE else f"open the light curve and ask it for .{table}"
             raise InputError(Problem(what, str(self.path), todo, "wrong_table"))
 
     def _journalled(self) -> dict[int, int]:
@@ -177,7 +173,36 @@ class OutputFile:
             raise InputError(Problem(f"the file is damaged: {what}", str(self.path), todo, "damaged"))
 
 
-class Spectra(OutputFile):
+class ListTable(OutputFile):
+    """A table whose columns are lists, one value per wavelength or bin."""
+
+    def array(self, column: str) -> npt.NDArray[Any]:
+        """Return a list column as an array [row, element]."""
+        size = self.schema.field(column).type.list_size
+        chunks = [
+            chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self.table.column(column).chunks
+        ]
+        return np.concatenate(chunks).reshape(-1, size) if chunks else np.empty((0, size))
+
+    def _per_element(self, name: str, order: int | None) -> npt.NDArray[np.float64]:
+        values = self.metadata.get(name)
+        if isinstance(values, dict):
+            if order is None and len(values) > 1:
+                raise ValueError(f"{name} differs between the orders {', '.join(values)}: say which one")
+            values = values.get(str(order)) if order is not None else next(iter(values.values()), None)
+        if values is None:
+            return np.full(self.schema.field("flux").type.list_size, np.nan)
+        return np.array(_numbers(values), dtype=np.float64)
+
+
+def _numbers(values: Any) -> Any:
+    """Plain JSON lists with NaN for what is not known."""
+    if isinstance(values, list):
+        return [_numbers(value) for value in values]
+    return np.nan if values is None else values
+
+
+class Spectra(ListTable):
     """The spectra of a run; columns are lists, one value per wavelength."""
 
     _role = SPECTRA
@@ -190,29 +215,37 @@ class Spectra(OutputFile):
         order
             Spectral order; needed only where the orders differ.
         """
-        return self._per_wave("wavelength", order)
+        return self._per_element("wavelength", order)
 
     def dt_eff(self, order: int | None = None) -> npt.NDArray[np.float64]:
         """Effective time of each bin relative to the mid time of its row [s]."""
-        return self._per_wave("dt_eff_s", order)
+        return self._per_element("dt_eff_s", order)
 
-    def array(self, column: str) -> npt.NDArray[Any]:
-        """Return a list column as an array [row, wave]."""
-        size = self.schema.field(column).type.list_size
-        chunks = [
-            chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self.table.column(column).chunks
-        ]
-        return np.concatenate(chunks).reshape(-1, size) if chunks else np.empty((0, size))
 
-    def _per_wave(self, name: str, order: int | None) -> npt.NDArray[np.float64]:
-        values = self.metadata.get(name)
-        if isinstance(values, dict):
-            if order is None and len(values) > 1:
-                raise ValueError(f"{name} differs between the orders {', '.join(values)}: say which one")
-            values = values.get(str(order)) if order is not None else next(iter(values.values()), None)
-        if values is None:
-            return np.full(self.schema.field("flux").type.list_size, np.nan)
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+class Bins(ListTable):
+    """Binned spectroscopic light curves of a run; columns are lists, one value per bin.
+
+    Examples
+    --------
+    ::
+
+        bins = tsostream.open("lc.arrow").bins
+        bins.edges(), bins.array("flux"), bins.array("flux_err")
+    """
+
+    _role = BINS
+
+    def edges(self, order: int | None = None) -> npt.NDArray[np.float64]:
+        """First and last wavelength of each bin [bin, 2] [µm, or pixels where no wavelength is known]."""
+        return self._per_element("bin_edges", order).reshape(-1, 2)
+
+    def wavelength(self, order: int | None = None) -> npt.NDArray[np.float64]:
+        """Middle of each bin."""
+        return self.edges(order).mean(axis=1)
+
+    def dt_eff(self, order: int | None = None) -> npt.NDArray[np.float64]:
+        """Effective time of each bin relative to the mid time of its row [s]."""
+        return self._per_element("bin_dt_eff_s", order)
 
 
 class LightCurve(OutputFile):
@@ -236,8 +269,14 @@ class LightCurve(OutputFile):
     @cached_property
     def spectra(self) -> Spectra | None:
         """The spectra beside the light curve; None when the run has none."""
-        path = spectra_path(self.path)
+        path = table_path(self.path, SPECTRA)
         return Spectra(path, self._journal) if path.exists() else None
+
+    @cached_property
+    def bins(self) -> Bins | None:
+        """The binned light curves beside it (``--bins``); None when the run has none."""
+        path = table_path(self.path, BINS)
+        return Bins(path, self._journal) if path.exists() else None
 
     def wavelength(self, order: int | None = None) -> npt.NDArray[np.float64]:
         """Wavelengths of the spectra [µm]; empty for images."""

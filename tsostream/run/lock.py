@@ -334,7 +334,7 @@ def _find(locked: LockedFile, refs_dir: Path | None) -> tuple[Path | None, Path 
                 return path, None
             changed = changed or path
     if refs_dir is not None and refs_dir.is_dir():
-        suffix = "".join(Path(locked.file).suffixes[-2:]).lower()
+        suffix = Path(locked.file).suffix.lower()
         for path in sorted(refs_dir.iterdir()):
             if path.name.lower().endswith(suffix) and path.is_file() and sha256_of(path) == locked.sha256:
                 return path, None

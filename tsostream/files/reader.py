@@ -256,7 +256,7 @@ class _OpenFile:
         except OSError as error:
             raise ReadError(
                 f"{where}: cannot be opened any more ({error.strerror or error}); "
-                "restore it and start again with --overwrite"
+                "restore it and go on with --resume"
             ) from error
         try:
             size = os.fstat(self.descriptor).st_size
@@ -385,5 +385,5 @@ def _read_error(file: _OpenFile, extension: Extension, done: int, job: _Job, wha
     number = job.first + done // math.prod((extension.itemsize, *extension.shape[1:]))
     return ReadError(
         f"{file.segment.source_path}, extension {extension.name}: integration {number} {what}; "
-        "restore the file and start again with --overwrite"
+        "restore the file and go on with --resume"
     )

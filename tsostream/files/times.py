@@ -220,12 +220,12 @@ class SegmentTimes:
         except OSError as error:
             raise ReadError(
                 f"{self.segment.source_path}, INT_TIMES: row {row + 1} cannot be read "
-                f"({error.strerror or error}); check the disk and start again with --overwrite"
+                f"({error.strerror or error}); check the disk and go on with --resume"
             ) from error
         if len(raw) != size:
             raise ReadError(
                 f"{self.segment.source_path}, INT_TIMES: row {row + 1 + len(raw) // self._table.row_bytes} "
-                "is not there any more: the file became shorter; restore it and start again with --overwrite"
+                "is not there any more: the file became shorter; restore it and go on with --resume"
             )
         return np.frombuffer(raw, dtype=self._dtype)
 

@@ -21,28 +21,47 @@ import pyarrow as pa
 from tsostream.errors import InputError, OperatorError, OutputExistsError, Problem, SinkError
 from tsostream.sinks.messages import MAGIC, DamagedError, Extent, crc_of, read_header, scan_batches
 
-__all__ = ["Extent", "GrowingFile", "flush_data", "refuse_existing", "sink_error", "write_at"]
+__all__ = [
+    "Extent",
+    "GrowingFile",
+    "flush_data",
+    "flush_directory",
+    "refuse_existing",
+    "sink_error",
+    "write_at",
+]
 
 _BUFFER: Final = 1 << 20
 
 #: macOS has no fdatasync
 flush_data = getattr(os, "fdatasync", os.fsync)
 
+
+def flush_directory(directory: Path) -> None:
+    """Bring names (new, changed, removed) of a directory to the medium, where the system can."""
+    with suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 _TODO: Final = {
-    errno.ENOSPC: "free some space, then start again with --overwrite",
-    errno.EDQUOT: "your quota is used up: free some space, then start again with --overwrite",
+    errno.ENOSPC: "free some space, then go on with --resume",
+    errno.EDQUOT: "your quota is used up: free some space, then go on with --resume",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), or write to another file system",
     errno.EACCES: "check the permissions of the file and its directory",
     errno.EPERM: "check the permissions of the file and its directory",
     errno.EROFS: "the file system is read-only: write somewhere else",
-    errno.EIO: "the disk reports an error: check it, then start again with --overwrite",
+    errno.EIO: "the disk reports an error: check it, then go on with --resume",
 }
 
 
 def sink_error(path: Path, what: str, error: OSError) -> SinkError:
     """Say which file, what was tried, what the system answered, and what to do."""
     reason = error.strerror or str(error)
-    todo = _TODO.get(error.errno or 0, "what was written before stays readable; start again with --overwrite")
+    todo = _TODO.get(error.errno or 0, "what was written before stays readable; go on with --resume")
     raised = SinkError(f"{path}: {what}: {reason}; {todo}")
     raised.errno = error.errno  # not strerror and filename: with them, OSError no longer shows the message
     return raised

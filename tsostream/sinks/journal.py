@@ -1,8 +1,10 @@
 """The journal beside a growing output: which batches are whole, and who is writing.
 
 One line per record, ``<crc32 of the JSON, 8 hex digits> <JSON>``: first a header with the fingerprint of the
-run, then one line per commit, written after the batches it names. A line that is torn or does not match its
-crc is ignored. The file is locked (``flock``) as long as its writer lives, however it dies.
+run, then one line per commit, written after the batches it names. Other lines say up to which commit everything
+is on the medium, where a later session went on, which inputs came while the run went on, and that the products
+are about to get their names. A line that is torn or does not match its crc is ignored. The file is locked
+(``flock``) as long as its writer lives, however it dies.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from tsostream.errors import InputError, OutputExistsError, Problem
 from tsostream.sinks.arrow_file import flush_data, sink_error, write_at
 from tsostream.sinks.messages import Extent, crc_of
 
-__all__ = ["Entry", "Journal", "last_valid", "read_journal", "valid_entries"]
+__all__ = ["Entry", "Journal", "last_valid", "machine_stopped", "read_journal", "valid_entries"]
 
 _FORMAT: Final = 1
 
@@ -92,25 +94,46 @@ class Journal:
                     return cls(path, fd, is_new=is_new)
             os.close(fd)
 
-    def begin(self, fingerprint: Mapping[str, Any]) -> None:
-        """Empty the journal and write the header of a new run."""
+    def begin(self, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Empty the journal and write the header of a new run, which may replace older products or not."""
         try:
             os.ftruncate(self._fd, 0)
         except OSError as error:
             raise sink_error(self.path, "cannot be emptied", error) from error
         self._end = 0
-        self._write({"tsostream_journal": _FORMAT, "fingerprint": dict(fingerprint), "owner": _owner()})
+        header = {"tsostream_journal": _FORMAT, "fingerprint": dict(fingerprint), "overwrite": overwrite}
+        self._write({**header, "owner": _owner()})
 
     def own(self) -> None:
         """Note that this process is the writer now.
 
         The name of the process is for the message to a second one; the lock alone decides.
         """
+        self._end_line()
+        self._write({"owner": _owner()})
+
+    def cut(self, last_integration: int) -> None:
+        """Note that a session goes on behind an integration: commits behind it count no more."""
+        self._end_line()
+        self._write({"cut": last_integration, "owner": _owner()})
+
+    def synced(self, last_integration: int) -> None:
+        """Note that everything up to an integration, products too, is on the medium."""
+        self._write({"synced": last_integration})
+
+    def publishing(self) -> None:
+        """Note that from now on products may have their final names."""
+        self._write({"publishing": True})
+
+    def add_input(self, name: str, identity: Any) -> None:
+        """Note an input that came while the run went on; it counts as part of the fingerprint."""
+        self._write({"input": [name, identity]})
+
+    def _end_line(self) -> None:
         last = os.pread(self._fd, 1, self._end - 1) if self._end else b"\n"
         if last != b"\n":  # end a torn line, so that ours begins a new one
             write_at(self._fd, b"\n", self._end, self.path, "a line cannot be written")
             self._end += 1
-        self._write({"owner": _owner()})
 
     def commit(self, entry: Entry) -> None:
         """Add the line of a commit, after its batches are written.
@@ -152,10 +175,11 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, l
     Returns
     -------
     header
-        ``fingerprint`` (of the run), ``owner`` (pid, host and start of its latest writer); None when the
-        journal has no header yet.
+        ``fingerprint`` (of the run), ``owner`` (pid, host, boot and start of its latest writer), ``synced`` (last
+        integration known to be on the medium, or None), ``publishing``, ``overwrite``, ``sessions`` (integration
+        behind which each later session went on); None when the journal has no header yet.
     entries
-        Its whole lines, in order.
+        Its whole commits, in order, without those that a later session has cut away.
 
     Raises
     ------
@@ -168,18 +192,44 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, l
         with Path(path).open("rb") as file:
             for record in _records(file):
                 if "tsostream_journal" in record:
-                    header, entries = record, []
+                    header, entries = {"synced": None, "publishing": False, "sessions": [], **record}, []
                 elif "last" in record:
                     files = {role: Extent(*extent) for role, extent in record["files"].items()}
                     entries.append(Entry(record["last"], files))
-                elif header is not None and "owner" in record:
-                    header["owner"] = record["owner"]
+                elif header is not None:
+                    _take_note(header, record)
+                    if "cut" in record:
+                        entries = [one for one in entries if one.last_integration <= record["cut"]]
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
             Problem(f"the journal cannot be read: {reason}", str(path), code="journal")
         ) from error
     return header, entries
+
+
+def _take_note(header: dict[str, Any], record: Mapping[str, Any]) -> None:
+    header |= {key: record[key] for key in ("owner", "synced", "publishing") if key in record}
+    if "cut" in record:
+        header["sessions"].append(record["cut"])
+        if header["synced"] is not None:
+            header["synced"] = min(header["synced"], record["cut"])
+    if "input" in record:
+        name, identity = record["input"]
+        header["fingerprint"].setdefault("inputs", {})[name] = identity
+
+
+def boot_id() -> str:
+    """Name this start of the machine; empty where the system has none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def machine_stopped(header: Mapping[str, Any]) -> bool:
+    """Whether the machine may have lost power since the journal's last writer: what was not synced is in doubt."""
+    owner = header.get("owner", {})
+    return not boot_id() or owner.get("boot") != boot_id()
 
 
 def valid_entries(entries: Iterable[Entry], files: Mapping[str, Path]) -> list[Entry]:
@@ -246,7 +296,7 @@ def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _owner() -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot_id(), "since": now}
 
 
 def _holder(fd: int) -> str:

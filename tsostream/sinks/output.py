@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,8 +17,10 @@ import pyarrow as pa
 
 from tsostream.errors import InputError, Problem, SinkError
 from tsostream.records.metadata import encode_metadata, plain_values
-from tsostream.sinks.arrow_file import Extent, GrowingFile, refuse_existing
-from tsostream.sinks.journal import Entry, Journal, read_journal, valid_entries
+from tsostream.sinks.arrow_file import Extent, GrowingFile, flush_directory, refuse_existing
+from tsostream.sinks.flushing import Flusher
+from tsostream.sinks.journal import Entry, Journal, machine_stopped, read_journal, valid_entries
+from tsostream.sinks.sameness import compare_run
 
 __all__ = ["TABLES", "Output", "Status", "bins_path", "journal_path", "spectra_path", "table_path"]
 
@@ -97,8 +99,31 @@ class Output:
         self._overwrite = overwrite
         self._sync_seconds = sync_seconds
         self._synced = time.monotonic()
+        self._flusher = Flusher()
+        #: called before data are flushed: brings to the medium what was written beside them (products)
+        self.before_sync: Callable[[], None] = lambda: None
+        #: whether products of an older run may be replaced
+        self.replaces_products = overwrite
+        #: whether products may have got their names already
+        self.publishing = False
         self._files: dict[str, GrowingFile] = {}
         self._closed = False
+
+    @staticmethod
+    def claim(out: str | os.PathLike[str]) -> Journal:
+        """Lock the names of an output before it is known what will be in it.
+
+        Raises
+        ------
+        OutputExistsError
+            When another process writes it.
+        InputError
+            When the directory is not there or cannot be written.
+        """
+        try:
+            return Journal.acquire(journal_path(out))
+        except SinkError as error:  # found before the start, so a matter of the request
+            raise InputError(Problem(str(error), code="unwritable")) from error
 
     @classmethod
     def create(
@@ -109,6 +134,7 @@ class Output:
         overwrite: bool = False,
         inputs: Iterable[Path] = (),
         sync_seconds: float = 5.0,
+        journal: Journal | None = None,
     ) -> Output:
         """Claim the names of an output.
 
@@ -130,6 +156,8 @@ class Output:
             Files the run reads; they are never replaced.
         sync_seconds
             How often data and journal are flushed to the medium (for power failures; a kill needs none).
+        journal
+            From `claim`, when the names were claimed before; in any case it is the output's to close.
 
         Raises
         ------
@@ -146,10 +174,7 @@ class Output:
         every = [table_path(out, role) for role in TABLES]
         for path in every:
             refuse_existing(path, overwrite=overwrite, inputs=inputs)
-        try:
-            journal = Journal.acquire(journal_path(out))
-        except SinkError as error:  # found before the start, so a matter of the request
-            raise InputError(Problem(str(error), code="unwritable")) from error
+        journal = journal or cls.claim(out)
         try:
             for path in every:  # once more, now that nobody else can make them
                 refuse_existing(path, overwrite=overwrite, inputs=inputs)
@@ -166,12 +191,13 @@ class Output:
         *table_schemas: pa.Schema | None,
         fingerprint: Mapping[str, Any] | None = None,
         sync_seconds: float = 5.0,
+        journal: Journal | None = None,
     ) -> tuple[Output, int | None]:
         """Open an unfinished output again, cut behind its last whole batch.
 
         Parameters
         ----------
-        out, table_schemas, sync_seconds
+        out, table_schemas, sync_seconds, journal
             As in `create`. The columns must be those of the files; the metadata in the files stay.
         fingerprint
             Must equal that of the run that began the files.
@@ -195,15 +221,18 @@ class Output:
         schemas = _schemas(table_schemas)
         if not journal_path(out).exists():
             raise InputError(_nothing_to_resume(out))
-        journal = Journal.acquire(journal_path(out))
+        journal = journal or Journal.acquire(journal_path(out))
         files: dict[str, GrowingFile] = {}
         try:
             header, entries = read_journal(journal.path)
             if header is None and out.exists():
                 # The files are older than this journal, whose run was killed before it made any.
                 raise InputError(_nothing_to_resume(out))
-            _compare(out, header, fingerprint or {})
+            if header is not None:  # without one, nothing is in the files, and anyone may begin
+                compare_run(out, header, fingerprint or {})
             paths = {role: table_path(out, role) for role in schemas}
+            if header is not None and machine_stopped(header):
+                entries = [one for one in entries if one.last_integration <= (header["synced"] or 0)]
             valid = valid_entries(entries, paths)
             if entries and not valid:
                 what = f"none of the {len(entries)} batches in the journal is in the files any more"
@@ -211,7 +240,11 @@ class Output:
             for role in schemas if valid else ():
                 extents = [entry.files[role] for entry in valid[-1:]]
                 files[role] = GrowingFile.resume(paths[role], schemas[role], extents)
-            journal.own()
+            if valid:
+                journal.cut(valid[-1].last_integration)
+                _note_new_inputs(journal, header or {}, fingerprint or {})
+            else:
+                journal.own()
         except BaseException:
             for file in files.values():
                 file.close()
@@ -219,6 +252,8 @@ class Output:
             raise
         output = cls(out, schemas, journal, fingerprint or {}, overwrite=True, sync_seconds=sync_seconds)
         output._files = files
+        output.publishing = bool(header and header["publishing"])
+        output.replaces_products = bool(header and header.get("overwrite"))
         if not valid:
             return output, None
         output.last_integration = valid[-1].last_integration
@@ -246,12 +281,13 @@ class Output:
                     self.paths[role], schema, overwrite=self._overwrite, publish=False
                 )
             # From here on the old output cannot be resumed, and in the next step it is gone.
-            self._journal.begin(self._fingerprint)
+            self._journal.begin(self._fingerprint, overwrite=self.replaces_products)
             for file in files.values():
                 file.publish(overwrite=self._overwrite)
             for role in TABLES:
                 if role not in files and self._overwrite:
                     table_path(self.path, role).unlink(missing_ok=True)
+            flush_directory(self.path.parent)
         except BaseException:
             for file in files.values():
                 file.close()
@@ -297,21 +333,57 @@ class Output:
                     file.rollback(before[role])
             raise
         self.last_integration = last_integration
-        if time.monotonic() - self._synced >= self._sync_seconds:
-            self.sync()
+        self._sync_beside()
+
+    def _sync_beside(self) -> None:
+        """Flush every few seconds without making the rows wait."""
+        mark = self._flusher.collect()
+        if mark is not None:
+            self._journal.synced(mark)
+        if (
+            self._flusher.idle
+            and self.last_integration is not None
+            and time.monotonic() - self._synced >= self._sync_seconds
+        ):
+            actions = [self.before_sync, *(file.sync for file in self._files.values()), self._journal.sync]
+            self._flusher.start(actions, self.last_integration)
+            self._synced = time.monotonic()
 
     def sync(self) -> None:
-        """Flush the data, then the journal, to the medium; worth doing after each segment.
+        """Flush the data, then the journal, to the medium, and wait for it.
 
         Raises
         ------
         SinkError
             When the system reports a failed write.
         """
+        self._flusher.collect(wait=True)
+        self.before_sync()
         for file in self._files.values():
             file.sync()
+        if self.last_integration is not None:
+            self._journal.synced(self.last_integration)
         self._journal.sync()
         self._synced = time.monotonic()
+
+    def add_input(self, name: str, identity: Any) -> None:
+        """Note an input that came while the run goes on, so that `resume` knows it."""
+        if name not in self._fingerprint.setdefault("inputs", {}):
+            self._fingerprint["inputs"][name] = plain_values(identity)
+            if self.started:
+                self._journal.add_input(name, plain_values(identity))
+
+    def announce_products(self) -> None:
+        """Bring everything to the medium and note that the products get their names now; `finish` comes next.
+
+        A run that ends between this and its footers is resumed by doing both again.
+        """
+        self.start()
+        self.sync()
+        if not self.publishing:
+            self._journal.publishing()
+            self._journal.sync()
+            self.publishing = True
 
     def finish(self, status: Status, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the footers and let go of the files.
@@ -371,6 +443,8 @@ class Output:
             self.finish(status, {"error": f"{type(error).__name__}: {error}"})
 
     def _close(self, *, remove_journal: bool) -> None:
+        with suppress(Exception):  # what a late flush complains of is in the files, or the next write tells
+            self._flusher.collect(wait=True)
         for file in self._files.values():
             file.close()
         self._journal.close(remove=remove_journal)
@@ -395,27 +469,9 @@ def _nothing_to_resume(out: Path) -> Problem:
     )
 
 
-def _compare(out: Path, header: Mapping[str, Any] | None, fingerprint: Mapping[str, Any]) -> None:
-    if (
-        header is None
-    ):  # killed before the first line was written: nothing is in the files, and anyone may begin
-        return
-    # plain, as the one on disk became: a tuple is a list there
-    differences = _differences(header.get("fingerprint", {}), plain_values(fingerprint))
-    problems = [
-        Problem(f"{name} was {old!r} and is {new!r} now", str(out), _RESUME_TODO, "other_run")
-        for name, old, new in differences
-    ]
-    if problems:
-        raise InputError(problems)
-
-
-_RESUME_TODO: Final = "resume with what the run began with, or start again with --overwrite"
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}, key=str):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield name, old, new
+def _note_new_inputs(journal: Journal, header: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Inputs that came between two sessions belong to the run from now on."""
+    known, now = (one.get("inputs", {}) for one in (header.get("fingerprint", {}), plain_values(fingerprint)))
+    if isinstance(known, Mapping) and isinstance(now, Mapping):
+        for name in now.keys() - known.keys():
+            journal.add_input(name, now[name])

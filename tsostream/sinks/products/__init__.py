@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from tsostream.sinks.products.average import MeanRate, RateSums, sums_bytes
-from tsostream.sinks.products.files import ProductKind, Products, ProductSpec, Source, product_bytes
-from tsostream.sinks.products.slabs import CHUNK_BYTES, ProductFile, part_path
+from tsostream.sinks.products.files import (
+    ProductKind,
+    Products,
+    ProductSpec,
+    Resumed,
+    Source,
+    kept_integrations,
+    product_bytes,
+)
+from tsostream.sinks.products.slabs import CHUNK_BYTES, Kept, ProductFile, part_path
 
 __all__ = [
     "CHUNK_BYTES",
+    "Kept",
     "MeanRate",
     "ProductFile",
     "ProductKind",
     "ProductSpec",
     "Products",
     "RateSums",
+    "Resumed",
     "Source",
+    "kept_integrations",
     "part_path",
     "product_bytes",
     "sums_bytes",

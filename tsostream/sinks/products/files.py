@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsostream.integration.payload import Rate, Times
+from tsostream.sinks.arrow_file import flush_directory
 from tsostream.sinks.products.average import MeanRate
 from tsostream.sinks.products.layout import (
     Image,
@@ -33,9 +34,17 @@ from tsostream.sinks.products.layout import (
     primary_header,
     read_headers,
 )
-from tsostream.sinks.products.slabs import ProductFile
+from tsostream.sinks.products.slabs import Kept, ProductFile
 
-__all__ = ["ProductKind", "ProductSpec", "Products", "Source", "product_bytes"]
+__all__ = [
+    "ProductKind",
+    "ProductSpec",
+    "Products",
+    "Resumed",
+    "Source",
+    "kept_integrations",
+    "product_bytes",
+]
 
 Array = npt.NDArray
 
@@ -172,6 +181,29 @@ class _Open:
     mean: MeanRate | None = None
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on.
+
+    Parameters
+    ----------
+    following
+        Number of the first integration to do; all before are in the products.
+    named
+        Whether complete products may have their names already.
+    """
+
+    following: int
+    named: bool = False
+
+
+def kept_integrations(spec: ProductSpec, following: int) -> int:
+    """How many of a product's first integrations are in its file when ``following`` is the next one."""
+    count = min(max(following - spec.first, 0), spec.count)
+    # a mean is written when its last integration is in; sums die with their process
+    return 0 if spec.kind == "rate" and count < spec.count else count
+
+
 class Products:
     """All products of a run, written from any thread.
 
@@ -183,10 +215,20 @@ class Products:
         Replace products that are there, also unfinished ones.
     unusable
         Errors of pixels of ``rate`` without any slope.
+    resume
+        What an earlier session has done; None for a run that begins.
     """
 
-    def __init__(self, specs: Sequence[ProductSpec], *, overwrite: bool = False, unusable: float = np.nan):
+    def __init__(
+        self,
+        specs: Sequence[ProductSpec],
+        *,
+        overwrite: bool = False,
+        unusable: float = np.nan,
+        resume: Resumed | None = None,
+    ):
         self._unusable = unusable
+        self._following = resume.following if resume else 0
         self._products = [
             _Open(
                 spec,
@@ -198,6 +240,7 @@ class Products:
                     static={} if spec.pixeldq is None else {"PIXELDQ": spec.pixeldq},
                     times=None if spec.kind == "rate" else spec.source.times,
                     overwrite=overwrite,
+                    kept=resume and Kept(kept_integrations(spec, resume.following), resume.named),
                 ),
                 MeanRate(spec.first, spec.count, (spec.shape[-2], spec.shape[-1]))
                 if spec.kind == "rate"
@@ -274,9 +317,22 @@ class Products:
             spec = one.spec
             if spec.step != step or (spec.kind == "ramp") != ramps:
                 continue
-            low, high = max(first, spec.first), min(first + count - 1, spec.last)
+            # integrations done before are read again only for those behind them
+            start = spec.first if one.mean is not None else max(spec.first, self._following)
+            low, high = max(first, start), min(first + count - 1, spec.last)
             if low <= high:
                 yield one, slice(low - first, high - first + 1)
+
+    def sync(self) -> None:
+        """Wait until everything written so far is on the medium.
+
+        Raises
+        ------
+        SinkError
+            When the system reports a failed write.
+        """
+        for one in self._products:
+            one.file.sync()
 
     def publish(self) -> None:
         """Give all products their names.
@@ -288,6 +344,8 @@ class Products:
         """
         for one in self._products:
             one.file.publish()
+        for directory in {one.spec.path.parent for one in self._products}:
+            flush_directory(directory)
 
     def close(self) -> None:
         """Let go of all files; those without their names stay as ``.part``."""

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from tsostream.integration.payload import Times
 from tsostream.sinks.arrow_file import flush_data, sink_error
 from tsostream.sinks.products.layout import Layout
 
-__all__ = ["CHUNK_BYTES", "ProductFile", "part_path"]
+__all__ = ["CHUNK_BYTES", "Kept", "ProductFile", "part_path"]
 
 Array = npt.NDArray
 
@@ -36,6 +37,22 @@ _SIGN: Final = np.array([1 << 31], ">u4").view(np.uint32)[0]
 _TIMES: Final = np.dtype([("number", ">i4"), ("times", ">f8", (6,))])
 
 _own = threading.local()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier session of the same run has left of a product.
+
+    Parameters
+    ----------
+    count
+        How many of its first integrations are in the ``.part`` file.
+    named
+        Whether that session may have given complete products their names.
+    """
+
+    count: int = 0
+    named: bool = False
 
 
 def part_path(path: Path) -> Path:
@@ -74,6 +91,9 @@ class ProductFile:
         ``times(first, count)`` gives the rows of INT_TIMES, where the layout has that table.
     overwrite
         Replace an existing product, and an unfinished one.
+    kept
+        What an earlier session has left; None for a run that begins. Without integrations in it, an unfinished
+        file is made anew.
     """
 
     def __init__(
@@ -86,6 +106,7 @@ class ProductFile:
         static: Mapping[str, Array] | None = None,
         times: Callable[[int, int], Times] | None = None,
         overwrite: bool = False,
+        kept: Kept | None = None,
     ):
         self.path, self.part = path, part_path(path)
         self.first, self.count = first, count
@@ -93,7 +114,10 @@ class ProductFile:
         self._overwrite = overwrite
         self._layout: Layout | None = None
         self._fd = -1
+        self._kept = kept
         self._written: list[tuple[int, int]] = []
+        if kept is not None and kept.count:
+            self._written = [(first, first + kept.count)]
         self._published = False
         self._lock = threading.Lock()
 
@@ -191,12 +215,14 @@ class ProductFile:
                 self._fd = self._reopen()
                 return self._fd, self._layout
             layout = self._make_layout()
-            fd = self._create()
+            again = bool(self._kept and self._kept.count)
+            fd = self._continue(layout) if again else self._create()
             try:
                 try:
                     os.ftruncate(fd, layout.size)
                 except OSError as error:
                     raise sink_error(self.part, "cannot be given its size", error) from error
+                # written again over those of an earlier session: all at the same places
                 for offset, raw in layout.headers:
                     self._write_at(fd, raw, offset, "its headers cannot be written")
                 for name, array in self._static.items():
@@ -210,7 +236,8 @@ class ProductFile:
             except BaseException:
                 # nothing is in it yet: the next worker meets the same failure, not this file
                 os.close(fd)
-                self.part.unlink(missing_ok=True)
+                if not again:
+                    self.part.unlink(missing_ok=True)
                 raise
             self._fd, self._layout = fd, layout
             return fd, layout
@@ -220,7 +247,7 @@ class ProductFile:
         self._refuse(self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            if self._overwrite:
+            if self._overwrite or self._kept is not None:
                 self.part.unlink(missing_ok=True)
             return os.open(self.part, flags, 0o666)
         except FileExistsError:
@@ -228,11 +255,42 @@ class ProductFile:
         except OSError as error:
             raise sink_error(self.part, "cannot be created", error) from error
 
+    def _continue(self, layout: Layout) -> int:
+        """Open what an earlier session has left."""
+        fd = self._reopen()
+        size = os.fstat(fd).st_size
+        if size != layout.size:
+            os.close(fd)
+            raise SinkError(
+                f"{self.part}: has {size} bytes, but this product takes {layout.size}: something has changed it; "
+                "start again with --overwrite"
+            )
+        return fd
+
     def _reopen(self) -> int:
         try:
             return os.open(self.part, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise sink_error(self.part, "cannot be opened again", error) from error
+
+    def sync(self) -> None:
+        """Wait until what was written is on the medium; complete products are there already.
+
+        Raises
+        ------
+        SinkError
+            When the system reports a failed write.
+        """
+        with self._lock:
+            fd = os.dup(self._fd) if self._fd >= 0 else -1
+        if fd < 0:
+            return
+        try:
+            flush_data(fd)
+        except OSError as error:
+            raise sink_error(self.part, "cannot be flushed to the disk", error) from error
+        finally:
+            os.close(fd)
 
     def _table(self, times: Callable[[int, int], Times]) -> Iterator[bytes]:
         for start in range(self.first, self.first + self.count, _ROWS):
@@ -260,8 +318,11 @@ class ProductFile:
             there = sum(high - low for low, high in self._written)
             raise SinkError(
                 f"{self.part}: holds {there} of {self.count} integrations, so it keeps this name; "
-                "start again with --overwrite"
+                "go on with --resume, or start again with --overwrite"
             )
+        if self._kept is not None and self._kept.named and self.path.exists() and not self.part.exists():
+            self._published = True
+            return
         self._refuse(self.path)
         try:
             self.part.replace(self.path)

@@ -470,7 +470,7 @@ def _nothing_to_resume(out: Path) -> Problem:
 
 
 def _note_new_inputs(journal: Journal, header: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
-    """Inputs that came between two sessions belong to the run from now on."""
+    """Add inputs that came between two sessions: they belong to the run from now on."""
     known, now = (one.get("inputs", {}) for one in (header.get("fingerprint", {}), plain_values(fingerprint)))
     if isinstance(known, Mapping) and isinstance(now, Mapping):
         for name in now.keys() - known.keys():

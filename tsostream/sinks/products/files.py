@@ -204,6 +204,10 @@ def kept_integrations(spec: ProductSpec, following: int) -> int:
     return 0 if spec.kind == "rate" and count < spec.count else count
 
 
+def _kept(spec: ProductSpec, resume: Resumed | None) -> Kept | None:
+    return None if resume is None else Kept(kept_integrations(spec, resume.following), resume.named)
+
+
 class Products:
     """All products of a run, written from any thread.
 
@@ -240,7 +244,7 @@ class Products:
                     static={} if spec.pixeldq is None else {"PIXELDQ": spec.pixeldq},
                     times=None if spec.kind == "rate" else spec.source.times,
                     overwrite=overwrite,
-                    kept=resume and Kept(kept_integrations(spec, resume.following), resume.named),
+                    kept=_kept(spec, resume),
                 ),
                 MeanRate(spec.first, spec.count, (spec.shape[-2], spec.shape[-1]))
                 if spec.kind == "rate"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tsostream.sinks.products.average import MeanRate, RateSums, sums_bytes
+from tsostream.sinks.products.ecsv import read_table
 from tsostream.sinks.products.files import (
     ProductKind,
     Products,
@@ -12,12 +13,18 @@ from tsostream.sinks.products.files import (
     kept_integrations,
     product_bytes,
 )
+from tsostream.sinks.products.measured import EXPOSURE_PRODUCTS, MeasuredProducts, MeasuredSpec
 from tsostream.sinks.products.slabs import CHUNK_BYTES, Kept, ProductFile, part_path
+from tsostream.sinks.products.spectra import ExposureHeader, spectra_bytes
 
 __all__ = [
     "CHUNK_BYTES",
+    "EXPOSURE_PRODUCTS",
+    "ExposureHeader",
     "Kept",
     "MeanRate",
+    "MeasuredProducts",
+    "MeasuredSpec",
     "ProductFile",
     "ProductKind",
     "ProductSpec",
@@ -28,5 +35,7 @@ __all__ = [
     "kept_integrations",
     "part_path",
     "product_bytes",
+    "read_table",
+    "spectra_bytes",
     "sums_bytes",
 ]

@@ -11,10 +11,11 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 from astropy.io import fits
 
 from tsostream.errors import ReadError
@@ -26,6 +27,7 @@ __all__ = [
     "Kind",
     "Layout",
     "Place",
+    "Records",
     "Table",
     "carry",
     "image_header",
@@ -105,6 +107,43 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Records:
+    """A binary table with a row per integration.
+
+    Parameters
+    ----------
+    name, version
+        EXTNAME and EXTVER; its place is called ``NAME,VERSION``.
+    dtype
+        Of a row, big-endian; uint32 columns hold the value minus 2**31, as FITS has them.
+    rows
+        How many.
+    first
+        Index of its first integration among those of the file.
+    units
+        Column -> TUNIT.
+    unsigned
+        Columns that are uint32.
+    cards
+        Further cards.
+    """
+
+    name: str
+    dtype: np.dtype
+    rows: int
+    version: int = 1
+    first: int = 0
+    units: Mapping[str, str] = field(default_factory=dict)
+    unsigned: frozenset[str] = frozenset()
+    cards: Sequence[fits.Card] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return self.rows * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the data of an extension lie.
 
@@ -115,13 +154,16 @@ class Place:
     step
         Bytes of one integration (of a row for tables, of everything where there is no integration axis).
     kind
-        How elements are written (`Image`); empty for tables.
+        How elements are written (`Image`); empty for tables, whose rows come as the bytes of the file.
+    first
+        Index of its first integration among those of the file.
     """
 
     offset: int
     nbytes: int
     step: int
     kind: str
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,21 +185,29 @@ class Layout:
     size: int
 
 
-def make_layout(primary: fits.Header, extensions: Sequence[Image | Table]) -> Layout:
+def make_layout(primary: fits.Header, extensions: Sequence[Image | Table | Records]) -> Layout:
     """Give each header and each array its place."""
     raw = _bytes(primary)
     headers, places, at = [(0, raw)], {}, len(raw)
     for one in extensions:
-        raw = _bytes(image_header(one) if isinstance(one, Image) else _table_header(one))
+        raw = _bytes(_header(one))
         headers.append((at, raw))
         at += len(raw)
         if isinstance(one, Table):
             places[one.name] = Place(at, one.nbytes, one.row_bytes, "")
+        elif isinstance(one, Records):
+            places[f"{one.name},{one.version}"] = Place(at, one.nbytes, one.dtype.itemsize, "", one.first)
         else:
             step = one.nbytes // one.shape[0] if one.cube else one.nbytes
             places[one.name] = Place(at, one.nbytes, step, one.kind)
         at += -(-one.nbytes // BLOCK) * BLOCK
     return Layout(tuple(headers), places, at)
+
+
+def _header(one: Image | Table | Records) -> fits.Header:
+    if isinstance(one, Image):
+        return image_header(one)
+    return _table_header(one) if isinstance(one, Table) else records_header(one)
 
 
 def _bytes(header: fits.Header) -> bytes:
@@ -202,6 +252,36 @@ def _table_header(table: Table) -> fits.Header:
         cards += [(f"TTYPE{number}", name), (f"TFORM{number}", form)]
     cards += [("EXTNAME", table.name, "extension name"), ("EXTVER", 1, "extension value")]
     return fits.Header([fits.Card(*card) for card in cards])
+
+
+def records_header(table: Records) -> fits.Header:
+    """Header of a table with a row per integration."""
+    names = table.dtype.names or ()
+    cards: list[Any] = [
+        ("XTENSION", "BINTABLE", "binary table extension"),
+        ("BITPIX", 8, "array data type"),
+        ("NAXIS", 2, "number of array dimensions"),
+        ("NAXIS1", table.dtype.itemsize, "length of dimension 1"),
+        ("NAXIS2", table.rows, "length of dimension 2"),
+        ("PCOUNT", 0, "number of group parameters"),
+        ("GCOUNT", 1, "number of groups"),
+        ("TFIELDS", len(names), "number of table fields"),
+    ]
+    for number, name in enumerate(names, 1):
+        column = table.dtype[name]
+        size = column.shape[0] if column.shape else 0
+        form = {"i4": "J", "f8": "D"}[column.base.str[1:]]
+        cards += [(f"TTYPE{number}", name), (f"TFORM{number}", f"{size or ''}{form}")]
+        if name in table.units:
+            cards.append((f"TUNIT{number}", table.units[name]))
+        if name in table.unsigned:
+            cards.append((f"TZERO{number}", 1 << 31))
+        if size:
+            cards.append((f"TDIM{number}", f"({size})"))
+    cards += [("EXTNAME", table.name, "extension name"), ("EXTVER", table.version, "extension value")]
+    header = fits.Header([fits.Card(*card) for card in cards])
+    header.extend(table.cards, strip=False, unique=False, update=False, end=True)
+    return header
 
 
 def primary_header(

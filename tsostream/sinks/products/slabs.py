@@ -62,7 +62,7 @@ def part_path(path: Path) -> Path:
 
 def _big_endian(values: Array, kind: str) -> memoryview:
     """Bytes as FITS has them, in a buffer of this thread that the next call overwrites."""
-    if kind == "u1":
+    if kind in ("", "u1"):
         return values.data.cast("B")
     buffer = getattr(_own, "buffer", None)
     if buffer is None:
@@ -149,7 +149,8 @@ class ProductFile:
             count = len(array)
             place = layout.places[name]
             where = f"integrations {first}-{first + count - 1} of {name} cannot be written"
-            self._put(fd, array, place.kind, place.offset + (first - self.first) * place.step, where)
+            index = first - self.first - place.first
+            self._put(fd, array, place.kind, place.offset + index * place.step, where)
         self._count(first, count)
 
     def write_whole(self, planes: Mapping[str, Array]) -> None:
@@ -190,6 +191,8 @@ class ProductFile:
 
     def _put(self, fd: int, array: Array, kind: str, offset: int, where: str) -> None:
         flat = np.ascontiguousarray(array).reshape(-1)
+        if not kind:
+            flat = flat.view(np.uint8)
         step = CHUNK_BYTES // flat.itemsize
         for start in range(0, flat.size, step):
             piece = flat[start : start + step]
@@ -314,13 +317,8 @@ class ProductFile:
         """
         if self._published:
             return
-        if not self.complete:
-            there = sum(high - low for low, high in self._written)
-            raise SinkError(
-                f"{self.part}: holds {there} of {self.count} integrations, so it keeps this name; "
-                "go on with --resume, or start again with --overwrite"
-            )
-        if self._kept is not None and self._kept.named and self.path.exists() and not self.part.exists():
+        self.check_complete()
+        if self.named_already():
             self._published = True
             return
         self._refuse(self.path)
@@ -329,6 +327,25 @@ class ProductFile:
         except OSError as error:
             raise sink_error(self.path, "cannot be given its name", error) from error
         self._published = True
+
+    def check_complete(self) -> None:
+        """Refuse to go on while integrations are missing.
+
+        Raises
+        ------
+        SinkError
+            Says how many are there.
+        """
+        if not self.complete:
+            there = sum(high - low for low, high in self._written)
+            raise SinkError(
+                f"{self.part}: holds {there} of {self.count} integrations, so it keeps this name; "
+                "go on with --resume, or start again with --overwrite"
+            )
+
+    def named_already(self) -> bool:
+        """Whether an earlier session has given it its name."""
+        return bool(self._kept and self._kept.named) and self.path.exists() and not self.part.exists()
 
     def close(self) -> None:
         """Let go of the file as it is."""

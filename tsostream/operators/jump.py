@@ -4,7 +4,8 @@ The statistic is that of the official step for a single integration (16.5, 16.6)
 the flags do not depend on how the exposure was cut.
 
 Nearly every pixel is clean, and most can be cleared by bounds on its differences that cost no sort: the median lies
-within the range of the differences, and within one standard deviation of their mean.
+within the range of the differences, and in a bracket about their mean that counting proves. Both are worked out for
+neighbouring pixels side by side; only what is left over is looked at pixel by pixel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
+from tsostream.operators.jump_marks import median_of
+from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_bracket, screen_span
 from tsostream.operators.sorting import short_median
 from tsostream.operators.tile import Tile
 
@@ -27,8 +30,12 @@ __all__ = ["Jump", "find_jumps", "flag_after_jumps", "flag_neighbours"]
 
 JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
-#: marks in the scratch plane of hits: flagged; flagged and spreading to its neighbours
-HIT, SEED = np.uint8(1), np.uint8(2)
+#: pixels that are screened side by side
+LANES = 128
+#: so few suspects among neighbouring pixels are not worth counting for
+FEW = 6
+#: longer lists are not sorted for their median
+SHORT = 16
 
 
 @kernel
@@ -66,7 +73,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
             finite += 1
     if finite < 2:
         return 0, np.nan, np.nan
-    median = short_median(work, finite)
+    median = short_median(work, finite) if finite <= SHORT else median_of(work, finite)
     sigma = np.sqrt(abs(median) + noise2)
     hits = 0
     if finite >= single_pass:
@@ -82,7 +89,9 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
     while left >= 2:
         if left >= 4:
             kept, _ = _robust_level(a, ndiff, work)
-            level = short_median(work, kept) if kept > 0 else np.nan
+            level = np.nan
+            if kept > 0:
+                level = short_median(work, kept) if kept <= SHORT else median_of(work, kept)
             limit = rejection
         else:
             kept = 0
@@ -138,107 +147,68 @@ def find_jumps(
     spread : float64 [2]
         A hit with min < sigma < max spreads to its neighbours.
     marks : uint8 [integration, group, y, x]
-        0, HIT or SEED; valid only in rows that ``rows`` names.
-    rows : uint8 [integration, y]
-        Whether the row has hits; written.
+        1 for a hit that spreads; valid only in groups of rows that ``rows`` names.
+    rows : uint8 [integration, y, group]
+        Whether the group has such hits in the row; written.
     y0, y1 : int
         Rows.
     """
     n, ngroups, _, nx = data.shape
     ndiff = ngroups - 1
-    low = np.empty(nx, np.float32)
-    high = np.empty(nx, np.float32)
-    total = np.empty(nx, np.float32)
-    square = np.empty(nx, np.float32)
-    bad = np.empty(nx, np.uint8)
-    good = np.empty(nx, np.uint8)
+    lanes = np.empty((ndiff, LANES), np.float32)
+    low = np.empty(LANES, np.float32)
+    high = np.empty(LANES, np.float32)
+    sums = np.empty((5, LANES), np.float32)
+    suspect = np.empty(LANES, np.bool_)
     d = np.empty(ndiff, np.float64)
     a = np.empty(ndiff, np.float64)
     work = np.empty(ndiff, np.float64)
     flags = np.empty(ndiff, np.uint8)
-    iterative = ndiff < single_pass
-    limit = limits[0] if ndiff >= 4 or not iterative else (limits[1] if ndiff == 3 else limits[2])
-    # a little less than the limit, for the rounding of the bounds
+    # the lowest threshold that can apply, a little less for the rounding of the bounds
+    limit = limits[2]
+    if ndiff >= 3:
+        limit = min(limit, limits[1])
+    if ndiff >= 4 or ndiff >= single_pass:
+        limit = min(limit, limits[0])
     clear = np.float32(0.999 * limit * limit)
-    inverse = np.float32(1.0 / ndiff)
-    slack = np.float32(1.0 + 1.0 / max(ndiff - 1, 1)) if iterative else np.float32(1.0)
+    clear_most = np.float32(0.999 * limits[0] * limits[0])
     for i in range(n):
         for y in range(y0, y1):
-            rows[i, y] = 0
-            for x in range(nx):
-                first = data[i, 1, y, x] - data[i, 0, y, x]
-                low[x] = first
-                high[x] = first
-                total[x] = 0.0
-                square[x] = 0.0
-                bad[x] = groupdq[i, 0, y, x]
-                good[x] = groupdq[i, 0, y, x]
-            for g in range(1, ngroups):
-                for x in range(nx):
-                    step = data[i, g, y, x] - data[i, g - 1, y, x]
-                    low[x] = min(low[x], step)
-                    high[x] = max(high[x], step)
-                    # relative to the first difference, so that the squares do not cancel
-                    relative = step - (data[i, 1, y, x] - data[i, 0, y, x])
-                    total[x] += relative
-                    square[x] += relative * relative
-                    bad[x] |= groupdq[i, g, y, x]
-                    good[x] &= groupdq[i, g, y, x]
-            for x in range(nx):
-                if good[x] & UNUSABLE:
-                    continue  # no group of this pixel can be used
-                scale = gain[y, x]
-                variance = noise2[y, x]
-                # a NaN among the samples is in the total, but not in the minimum and the maximum
-                if not bad[x] & UNUSABLE and np.isfinite(total[x]):
-                    span = (high[x] - low[x]) * scale
-                    floor = variance + max(low[x], np.float32(0.0)) * scale
-                    if span * span <= clear * floor:
-                        continue
-                    mean = total[x] * inverse
-                    spread_s = np.sqrt(max(square[x] * inverse - mean * mean, np.float32(0.0)))
-                    mean += data[i, 1, y, x] - data[i, 0, y, x]
-                    if iterative and low[x] < 0.0:
-                        reach = max(high[x], -low[x]) * scale
-                        floor = variance
-                    else:
-                        reach = (
-                            max(high[x] - mean, mean - low[x]) * slack + np.float32(1.3) * spread_s
-                        ) * scale
-                        # the iterative level leaves out all equal maxima: only the minimum is below it for sure
-                        least = low[x] if iterative else mean - np.float32(1.3) * spread_s
-                        floor = variance + max(least, np.float32(0.0)) * scale
-                    if reach * reach <= clear * floor:
-                        continue
-                for j in range(ndiff):
-                    if (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE:
-                        d[j] = np.nan
-                    else:
-                        d[j] = _difference(data, i, j, y, x, scale)
-                hits, level, sigma = _flag_pixel(
-                    d,
-                    ndiff,
-                    np.float64(variance),
-                    limits[0],
-                    limits[1],
-                    limits[2],
-                    single_pass,
-                    a,
-                    work,
-                    flags,
-                )
-                if hits == 0:
+            for g in range(ngroups):
+                rows[i, y, g] = 0
+            for start in range(0, nx, LANES):
+                width = min(LANES, nx - start)
+                fill_ramp_differences(data, groupdq, gain, i, y, start, width, lanes)
+                find_extremes(lanes, width, low, high)
+                some = screen_span(noise2, y, start, width, clear, low, high, suspect)
+                if some > FEW and ndiff >= 5:
+                    some = screen_bracket(
+                        lanes, noise2, y, start, width, clear_most, single_pass, low, high, sums, suspect
+                    )
+                if not some:
                     continue
-                if rows[i, y] == 0:
-                    rows[i, y] = 1
-                    for g in range(ngroups):
-                        for k in range(nx):
-                            marks[i, g, y, k] = 0
-                for j in range(ndiff):
-                    if flags[j]:
+                for lane in range(width):
+                    if not suspect[lane]:
+                        continue
+                    x = start + lane
+                    for j in range(ndiff):
+                        d[j] = np.float64(lanes[j, lane])
+                    hits, level, sigma = _flag_pixel(
+                        d, ndiff, np.float64(noise2[y, x]), limits[0], limits[1], limits[2], single_pass, a, work, flags
+                    )  # fmt: skip
+                    if hits == 0:
+                        continue
+                    for j in range(ndiff):
+                        if not flags[j]:
+                            continue
                         groupdq[i, j + 1, y, x] |= JUMP
-                        ratio = abs(d[j] - level) / sigma
-                        marks[i, j + 1, y, x] = SEED if spread[0] < ratio < spread[1] else HIT
+                        if not spread[0] < abs(d[j] - level) / sigma < spread[1]:
+                            continue
+                        if rows[i, y, j + 1] == 0:
+                            rows[i, y, j + 1] = 1
+                            for k in range(nx):
+                                marks[i, j + 1, y, k] = 0
+                        marks[i, j + 1, y, x] = 1
 
 
 @kernel
@@ -251,8 +221,8 @@ def flag_neighbours(groupdq, marks, rows, y0, y1):
         Changed in place.
     marks : uint8 [integration, group, y, x]
         As `find_jumps` leaves it.
-    rows : uint8 [integration, y]
-        Rows with hits.
+    rows : uint8 [integration, y, group]
+        Groups of rows with spreading hits.
     y0, y1 : int
         Rows.
     """
@@ -260,11 +230,11 @@ def flag_neighbours(groupdq, marks, rows, y0, y1):
     for i in range(n):
         for y in range(y0, y1):
             for near in range(max(0, y - 1), min(ny, y + 2)):
-                if not rows[i, near]:
-                    continue
                 for g in range(1, ngroups):
+                    if not rows[i, near, g]:
+                        continue
                     for x in range(nx):
-                        if marks[i, g, near, x] != SEED:
+                        if not marks[i, g, near, x]:
                             continue
                         if near != y:
                             if not groupdq[i, g, y, x] & UNUSABLE:
@@ -426,7 +396,7 @@ class Jump(Operator):
             passes.append(RowPass(partial(_flag_after, gain=scale, thresholds=sizes, groups_after=after)))
         scratch = {
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
-            "jump.rows": ((info.ny,), np.uint8),
+            "jump.rows": ((info.ny, info.ngroups), np.uint8),
         }
         return BoundRampStep(self.name, pixeldq, tuple(passes), scratch)
 

@@ -266,7 +266,7 @@ def test_a_signal_closes_the_output(spawn, arguments, tmp_path, number):
 def test_a_signal_during_the_scout_leaves_nothing(spawn, arguments, tmp_path):
     """The output does not exist yet, and does not come to exist."""
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.rates", seconds=0.3)
+    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.lend", seconds=0.3)
     for line in run.stderr:
         if line.startswith("scout: 1 of"):
             break
@@ -284,7 +284,7 @@ def test_a_signal_during_the_scout_leaves_nothing(spawn, arguments, tmp_path):
 def test_a_second_signal_ends_the_process_on_the_spot(spawn, arguments, tmp_path):
     """Nobody should have to look up how to kill a process."""
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.rates", seconds=30)
+    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.lend", seconds=30)
     for line in run.stderr:
         if line.startswith("scout: 0 of"):
             break

@@ -14,7 +14,8 @@ from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.integration.payload import Ramp, Rate
 from tsostream.operators.base import Binding, build_operator
-from tsostream.operators.ramp_fit import RampFit, clean_weights, flux_scale
+from tsostream.operators.flux import flux_scale
+from tsostream.operators.ramp_fit import RampFit, clean_weights
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference, make_times
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error
 

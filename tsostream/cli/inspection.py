@@ -221,12 +221,14 @@ def _least_memory(request: Request, exposure: Exposure) -> str:
     from tsostream.run.chain import RateChain
     from tsostream.run.plan import make_plan, parse_bytes
     from tsostream.run.scout import parse_scout
+    from tsostream.run.slopes import SlopeSteps
 
     info = exposure.info
     rates = RateChain(info, (), np.zeros(info.frame_shape, np.uint32), plan_tile(info, []))
     plan = make_plan(
         exposure,
         rates,
+        SlopeSteps(info, rates.pixeldq),
         parse_scout(request.scout),
         reference_bytes=0,
         workers=request.workers or os.cpu_count() or 1,

@@ -225,9 +225,16 @@ _PRODUCTS = (
 _PARITY = (
     grouped(
         "Steps and parameters",
+        "--calibrated",
+        is_flag=True,
+        default=None,
+        help="Absolute units: run flat_field and photom, which relative light curves do without.",
+    ),
+    grouped(
+        "Steps and parameters",
         "--parity",
         type=click.Choice(("jwst",)),
-        help="Reproduce the official pipeline's stage 1 for each segment file: statistics over all integrations of "
+        help="Reproduce the official pipeline for each segment file: statistics over all integrations of "
         "a file, the official time-series steps and the code's default parameters (unless --config or --set say "
         "otherwise).",
     ),

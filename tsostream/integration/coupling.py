@@ -32,11 +32,14 @@ class Window:
     edge
         What happens at the ends of the exposure: ``shrink`` uses the frames there are, ``hold`` repeats the
         statistic of the last complete window.
+    what
+        Names of the scout's products the step needs besides.
     """
 
     before: int
     after: int
     edge: Literal["shrink", "hold"] = "shrink"
+    what: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ __all__ = [
     "BoundRampStep",
     "BoundRateStep",
     "BoundStep",
+    "BoundWindowStep",
+    "Frames",
     "Operator",
     "RowPass",
     "build_operator",
@@ -78,13 +80,17 @@ class Binding:
     pixeldq : uint32 [y, x]
         The exposure's static DQ plane as the earlier steps left it.
     templates
-        The scout's products by name (empty while the scout itself runs).
+        The scout's products by name. Empty while the scout itself runs, and when the steps are bound to see that
+        they fit the exposure: a step must bind without them.
+    segments
+        First and last integration of each file, for steps that do what the official pipeline does to a file.
     """
 
     info: ExposureInfo
     references: Mapping[str, Reference] = field(default_factory=dict)
     pixeldq: np.ndarray | None = None
     templates: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[tuple[int, int], ...] = ()
 
     @property
     def dq_plane(self) -> np.ndarray:
@@ -174,7 +180,9 @@ class BoundRateStep:
         The exposure as later steps see it: a window that was cut out has another `frame_shape`, a flux calibration
         another `bunit`.
     run
-        ``run(block)`` gives the block after the step; it may change the block's arrays in place.
+        ``run(block)`` gives the block after the step. It may change the block's arrays in place, and must not keep
+        them: they serve another block later. What it gives back are these arrays, contiguous parts of them, or arrays
+        of its own.
     templates
         Scout products and other templates that look different after this step (wavelengths cut to a window).
     facts
@@ -194,6 +202,90 @@ class BoundRateStep:
     def push(self, block: Rate) -> list[Rate]:
         """Take a block through the step."""
         return [self.run(block)]
+
+    def flush(self) -> list[Rate]:
+        """Nothing is ever held back."""
+        return []
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a window step kept of the integrations around a block; see `tsostream.operators.window`.
+
+    Parameters
+    ----------
+    planes : float32 [slot, y, x]
+        One plane per integration.
+    scalars : float64 [slot, scalar]
+        A few numbers per integration.
+    numbers : int64 [slot]
+        Which integration stands in a slot; integration *n* can only stand in slot ``n % len(numbers)``.
+    """
+
+    planes: np.ndarray
+    scalars: np.ndarray
+    numbers: np.ndarray
+
+    def slots(self, numbers: np.ndarray) -> np.ndarray:
+        """Slots of integrations by number, of any shape; -1 for those that are not there."""
+        slots = numbers % len(self.numbers)
+        return np.where((self.numbers[slots] == numbers) & (numbers > 0), slots, -1)
+
+
+@dataclass(frozen=True)
+class BoundWindowStep:
+    """A bound step on slopes that looks at neighbouring integrations.
+
+    The step says what it must remember of an integration (`prepare`), the runner remembers it as long as any window
+    needs it, and calls `run` when all neighbours of a block are there. The result is a pure function of the block and
+    of the frames in its windows: nothing else survives from block to block, so a run can begin anywhere.
+
+    Parameters
+    ----------
+    name
+        Step name.
+    pixeldq : uint32 [y, x]
+        Static DQ plane after this step.
+    info
+        The exposure as later steps see it.
+    before, after
+        How many integrations the step looks at on either side.
+    prepare
+        ``prepare(block, planes, scalars)`` writes what is to be remembered, one plane float32 [y, x] and the scalars
+        float64 per integration; a function of each integration alone.
+    run
+        ``run(block, frames)`` gives the block after the step; it may change the block's arrays in place.
+    scalars
+        Scalars to remember per integration.
+    segments
+        First and last integration of the files that no window reaches beyond; empty when windows reach everywhere.
+    templates, facts, skipped
+        As in `BoundRateStep`.
+    """
+
+    name: str
+    pixeldq: np.ndarray
+    info: ExposureInfo
+    before: int
+    after: int
+    prepare: Callable[[Rate, np.ndarray, np.ndarray], None]
+    run: Callable[[Rate, Frames], Rate]
+    scalars: int = 0
+    segments: tuple[tuple[int, int], ...] = ()
+    templates: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    skipped: str = ""
+
+    def last_needed(self, number: int) -> int:
+        """Tell the number of the last integration that decides about an integration."""
+        end = next((last for first, last in self.segments if first <= number <= last), number + self.after)
+        return min(number + self.after, end)
+
+    def push(self, block: Rate) -> list[Rate]:
+        """Take a block that is the whole exposure through the step."""
+        from tsostream.operators.window import run_whole  # the window module needs the protocol above
+
+        return [run_whole(self, block)]
 
     def flush(self) -> list[Rate]:
         """Nothing is ever held back."""
@@ -236,6 +328,13 @@ class Operator:
     def coupling(self) -> Coupling:
         """What the step looks at besides the integration in hand."""
         return PerIntegration()
+
+    def wants(self, info: ExposureInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the reference types this exposure needs, and those it uses when they are there.
+
+        Steps whose references depend on the mode say here which ones; the class constants name all of them.
+        """
+        return self.references, self.optional_references
 
     def bind(self, binding: Binding) -> BoundStep:
         """Join the step to an exposure."""

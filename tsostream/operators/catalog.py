@@ -27,7 +27,16 @@ from tsostream.operators.superbias import Superbias
 from tsostream.operators.tso_photometry import TsoPhotometry
 from tsostream.operators.white_light import WhiteLight
 
-__all__ = ["IMAGING", "MIRI_RAMPS", "NIR_RAMPS", "OPERATORS", "SPECTROSCOPY"]
+__all__ = [
+    "CALIBRATION",
+    "CLEANING",
+    "IMAGING",
+    "MIRI_RAMPS",
+    "NIR_RAMPS",
+    "OPERATORS",
+    "SPECTROSCOPY",
+    "SPECTRUM_CALIBRATION",
+]
 
 NIR_RAMPS = (
     "group_scale", "dq_init", "saturation", "ipc", "superbias", "refpix", "linearity", "dark_current",
@@ -38,6 +47,19 @@ MIRI_RAMPS = (
     "rscd", "dark_current", "refpix", "charge_migration", "jump", "picture_frame", "clean_flicker_noise",
     "persistence", "ramp_fit", "gain_scale",
 )  # fmt: skip
+#: EXP_TYPE -> steps on slopes that make calints (spec stages 2-3, B.0)
+CALIBRATION: dict[str, tuple[str, ...]] = {
+    "NRS_BRIGHTOBJ": ("bkg_subtract", "extract_2d", "srctype", "wavecorr", "flat_field", "photom"),
+    "NRC_TSGRISM": ("bkg_subtract", "flat_field", "extract_2d", "srctype", "photom"),
+    "NIS_SOSS": ("bkg_subtract", "srctype", "flat_field"),
+    "MIR_LRS-SLITLESS": ("bkg_subtract", "srctype", "flat_field", "photom"),
+    "NRC_TSIMAGE": ("bkg_subtract", "flat_field", "photom"),
+    "MIR_IMAGE": ("bkg_subtract", "flat_field", "photom"),
+}
+#: steps on calibrated slopes before they are measured; the first makes crfints
+CLEANING = ("outlier_detection", "pixel_replace")
+#: EXP_TYPE -> steps between extraction and white light: the orders of SOSS overlap on the detector
+SPECTRUM_CALIBRATION: dict[str, tuple[str, ...]] = {"NIS_SOSS": ("photom",)}
 SPECTROSCOPY = ("extract_1d", "white_light")
 IMAGING = ("tso_photometry",)
 

@@ -70,6 +70,11 @@ class BoundExtract1d:
     notes: tuple[str, ...] = ()
     skipped: str = ""
 
+    @property
+    def keys(self) -> tuple[tuple[int, int], ...]:
+        """``(order, aperture)`` of each series."""
+        return ((self.order, 0),)
+
     def push(self, block: Rate) -> list[Measurement]:
         """Extract every integration of a block."""
         out = measure_block(block, self.aperture)
@@ -104,7 +109,7 @@ class BoundExtract1d:
             Measurement(
                 block.first,
                 block.times,
-                ((self.order, 0),),
+                self.keys,
                 {name: values[:, None] for name, values in columns.items()},
                 {name: values[:, None] for name, values in spectra.items()},
                 np.ones(block.count, bool),

@@ -21,6 +21,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.flux import flux_scale
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -30,7 +31,6 @@ __all__ = [
     "clean_weights",
     "finish_variance",
     "fit_ramps",
-    "flux_scale",
     "weight_power",
 ]
 
@@ -290,33 +290,6 @@ def fit_ramps(
                     slope[i, y, x] = np.nan
                     unit_variance[i, y, x] = np.nan
                     var_rnoise[i, y, x] = np.nan
-
-
-@kernel
-def flux_scale(slope, pixels, template, scale):
-    """Scale of each integration against the template: the median of slope / template over bright pixels.
-
-    Parameters
-    ----------
-    slope : float32 [integration, y, x]
-        [DN/s].
-    pixels : int32 [pixel]
-        Flat indices of the pixels to use.
-    template : float32 [pixel]
-        The template's slope there [DN/s], positive.
-    scale : float64 [integration]
-        Written; 1 where no pixel is usable.
-    """
-    ratios = np.empty(pixels.size, np.float64)
-    nx = slope.shape[2]
-    for i in range(slope.shape[0]):
-        count = 0
-        for p in range(pixels.size):
-            value = slope[i, pixels[p] // nx, pixels[p] % nx]
-            if np.isfinite(value):
-                ratios[count] = value / template[p]
-                count += 1
-        scale[i] = np.median(ratios[:count]) if count > 0 else 1.0
 
 
 @kernel

@@ -66,6 +66,11 @@ class BoundTsoPhotometry:
     unit: str
     skipped: str = ""
 
+    @property
+    def keys(self) -> tuple[tuple[int, int], ...]:
+        """``(order, aperture)`` of each series."""
+        return ((0, 0),)
+
     def push(self, block: Rate) -> list[Measurement]:
         """Measure every integration of a block."""
         out = measure_block(block, self.aperture)

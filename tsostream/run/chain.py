@@ -2,6 +2,10 @@
 
 Ramp steps up to the slopes are walked band by band (`tsostream.operators.tile`); what follows takes whole blocks. A
 chain holds no state between blocks, so blocks may be worked on side by side; each worker borrows a workspace.
+
+Who owns the slopes of a block: the chain lends them (`Lent`) and takes them back when the block has been measured; then
+they serve another block. Steps on slopes may change them in place. Taps are shown them between two steps and neither
+change nor keep them. A block that waits for its neighbours keeps its slopes until it is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,42 +25,49 @@ from tsostream.errors import ConfigError, OperatorError, Problem, TsoStreamError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate, Raw
 from tsostream.integration.reference import Reference
-from tsostream.operators.base import Binding, BoundRampStep, BoundStep, RowPass
+from tsostream.operators.base import (
+    Binding,
+    BoundRampStep,
+    BoundRateStep,
+    BoundStep,
+    BoundWindowStep,
+    RowPass,
+)
+from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
+from tsostream.operators.window import Ring, slice_rate
 from tsostream.run.config import Config
+from tsostream.run.slopes import SlopeSteps, image_steps, slope_steps, wanted_references
 
-__all__ = ["Chain", "RateChain", "bind_measurement", "bind_rates"]
+__all__ = ["TAPS", "Chain", "Lent", "RateChain", "Waiting", "bind_measurement", "bind_rates"]
 
 _ORDER = {"ramp": 0, "rate": 1, "measurement": 2}
 
 
 @dataclass
 class _Workspace:
-    """Arrays of one worker: a few integrations of decoded ramps, the steps' scratch, and the slopes of a block.
-
-    The slopes are kept from block to block: fresh pages for every block would cost more than fitting the ramps.
-    """
+    """Arrays of one worker: a few integrations of decoded ramps, and the steps' scratch."""
 
     data: np.ndarray
     groupdq: np.ndarray
     scratch: dict[str, np.ndarray]
-    rate: Rate | None = None
 
-    def slopes(self, info: ExposureInfo, raw: Raw) -> Rate:
-        """Arrays for the slopes of a block, overwritten by the next one."""
-        if self.rate is None or self.rate.count < raw.count:
-            self.rate = empty_rate((raw.count, *info.frame_shape), raw.first, raw.times)
-        whole, n = self.rate, raw.count
-        return Rate(
-            raw.first,
-            whole.data[:n],
-            whole.err[:n],
-            whole.var_poisson[:n],
-            whole.var_rnoise[:n],
-            whole.dq[:n],
-            raw.times,
-        )
+
+@dataclass
+class Lent:
+    """Slopes of a block on loan.
+
+    Parameters
+    ----------
+    rate
+        The slopes.
+    release
+        Gives the arrays back; call once, when nobody looks at them any more.
+    """
+
+    rate: Rate
+    release: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -87,6 +98,7 @@ class RateChain:
     seconds: dict[str, float] = field(default_factory=dict)
     taps: dict[str, Callable[[Tile, str], None]] = field(default_factory=dict, repr=False)
     _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
+    _slopes: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
@@ -98,22 +110,31 @@ class RateChain:
         Rate
             Valid within the ``with`` block; the arrays serve the next block afterwards.
         """
+        lent = self.lend(raw)
+        try:
+            yield lent.rate
+        finally:
+            lent.release()
+
+    def lend(self, raw: Raw) -> Lent:
+        """Calibrate a block, give its buffer back, and lend the slopes until they are released."""
         if not self.info.is_ramp:
             try:
-                rate = self._decode(raw)
+                return Lent(self._decode(raw))
             finally:
                 raw.release()
-            yield rate
-            return
+        # fresh pages for every block would cost more than fitting the ramps
+        whole = self._borrow_slopes(raw)
         space = self._borrow()
         try:
-            try:
-                rate = self._fit(raw, space)
-            finally:
-                raw.release()
-            yield rate
+            rate = self._fit(raw, space, whole)
+        except BaseException:
+            self._slopes.put(whole)
+            raise
         finally:
+            raw.release()
             self._idle.put(space)
+        return Lent(rate, partial(self._slopes.put, whole))
 
     def _decode(self, raw: Raw) -> Rate:
         data = decode_floats(raw.arrays["SCI"])
@@ -131,9 +152,19 @@ class RateChain:
         flat = decode_floats(raw.arrays["VAR_FLAT"]) if "VAR_FLAT" in raw.arrays else None
         return Rate(raw.first, data, err, poisson, rnoise, bits, raw.times, flat)
 
-    def _fit(self, raw: Raw, space: _Workspace) -> Rate:
+    def _borrow_slopes(self, raw: Raw) -> Rate:
+        """Arrays for the slopes of a block; those of shorter blocks are dropped."""
+        while True:
+            try:
+                whole = self._slopes.get_nowait()
+            except queue.Empty:
+                return empty_rate((raw.count, *self.info.frame_shape), raw.first, raw.times)
+            if whole.count >= raw.count:
+                return whole
+
+    def _fit(self, raw: Raw, space: _Workspace, whole: Rate) -> Rate:
         words = raw.arrays["SCI"]
-        rate = space.slopes(self.info, raw)
+        rate = replace(slice_rate(whole, 0, raw.count), first=raw.first, times=raw.times)
         names, passes = self._passes()
         spent = [0.0] * len(passes)
         for start in range(0, raw.count, self.plan.integrations):
@@ -183,6 +214,39 @@ def _call_tap(tile: Tile, _y0: int, _y1: int, *, tap: Callable[[Tile, str], None
     tap(tile, step)
 
 
+#: what a tap is shown
+TAPS = ("slopes", "calints", "crfints")
+
+
+@dataclass
+class Waiting:
+    """A calibrated block that waits for its neighbours.
+
+    Parameters
+    ----------
+    raw
+        Where it came from: numbers and times.
+    lent
+        Its slopes, to be released when it is measured; None for integrations that are not there.
+    rate
+        The slopes after calibration.
+    """
+
+    raw: Raw
+    lent: Lent | None = None
+    rate: Rate | None = None
+
+    @property
+    def first(self) -> int:
+        """Number of the first integration."""
+        return self.raw.first
+
+    @property
+    def last(self) -> int:
+        """Number of the last integration."""
+        return self.raw.first + self.raw.count - 1
+
+
 @dataclass
 class Chain:
     """From raw blocks to measurements.
@@ -191,25 +255,47 @@ class Chain:
     ----------
     rates
         The part up to the slopes.
-    steps
-        Bound steps on slopes and measurements, in order.
-    key
-        ``(order, aperture)`` of the rows.
+    slopes
+        Bound steps on slopes.
+    measuring
+        Bound steps that measure the images and go on with the measurement, in order.
+    keys
+        ``(order, aperture)`` of the rows of one integration.
     seconds
         Step -> worker time spent in it [s].
     taps
-        Functions that are shown the slopes of each block before it is measured; called from the workers.
+        ``slopes``, ``calints``, ``crfints``, or a step on slopes -> functions that are shown the block at that point
+        (after the step), before the next one changes it; called from the workers. `slopes` is what stage 1 leaves.
     """
 
     rates: RateChain
-    steps: tuple[BoundStep, ...]
-    key: tuple[int, int]
+    slopes: SlopeSteps
+    measuring: tuple[BoundStep, ...]
+    keys: tuple[tuple[int, int], ...]
     seconds: dict[str, float] = field(default_factory=dict)
-    taps: tuple[Callable[[Rate], None], ...] = ()
+    taps: dict[str, tuple[Callable[[Rate], None], ...]] = field(default_factory=dict)
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    @property
+    def window(self) -> BoundWindowStep | None:
+        """The step that needs neighbouring integrations, if one runs."""
+        window = self.slopes.window
+        return None if window is None or window.skipped else window
+
     def measure(self, raw: Raw) -> Measurement:
-        """Take a block through all steps.
+        """Take a block through all steps; for chains without a window.
+
+        Raises
+        ------
+        OperatorError
+            A step failed; names it and the integrations.
+        """
+        if self.window is not None:
+            raise ValueError(f"{self.window.name} needs the neighbours: use calibrate() and finish()")
+        return self.finish(self.calibrate(raw, None), None)
+
+    def calibrate(self, raw: Raw, ring: Ring | None) -> Waiting:
+        """Take a block up to the window, and remember of it what the window needs.
 
         Raises
         ------
@@ -218,36 +304,99 @@ class Chain:
         """
         if not raw.present:
             raw.release()
-            return self.absent(raw)
-        number = raw.first
-        last = raw.first + raw.count - 1
-        name = "ramp_fit"
-        try:
-            began = time.perf_counter()
-            with self.rates.rates(raw) as rate:
+            return Waiting(raw)
+        lent: Lent | None = None
+        with self._naming(raw) as at:
+            try:
+                at.step, began = "ramp_fit", time.perf_counter()
+                lent = self.rates.lend(raw)
                 if not self.rates.info.is_ramp:
                     self._clock("decode", began)
-                for tap in self.taps:
-                    name, began = "products", time.perf_counter()
-                    tap(rate)
-                    self._clock(name, began)
-                block: Any = rate
-                for step in self.steps:
-                    name, began = step.name, time.perf_counter()
-                    (block,) = step.push(block)
-                    self._clock(name, began)
+                rate = self._show("slopes", lent.rate, at)
+                rate = self._walk(self.slopes.calibration, rate, at)
+                rate = self._show("calints", rate, at)
+                if self.window is not None and ring is not None:
+                    at.step, began = self.window.name, time.perf_counter()
+                    ring.put(rate)
+                    self._clock(at.step, began)
+            except BaseException:
+                if lent is not None:
+                    lent.release()
+                raise
+        return Waiting(raw, lent, rate)
+
+    def finish(self, block: Waiting, ring: Ring | None, start: int = 0) -> Measurement:
+        """Take a calibrated block to its rows.
+
+        Parameters
+        ----------
+        block
+            From `calibrate`.
+        ring
+            Where its neighbours are.
+        start
+            Leave out so many integrations at the beginning, which were only read for their neighbours' sake.
+
+        Raises
+        ------
+        OperatorError
+            A step failed; names it and the integrations.
+        """
+        if block.rate is None or block.lent is None:
+            return self.absent(block.raw, start)
+        try:
+            with self._naming(block.raw) as at:
+                rate = slice_rate(block.rate, start, block.rate.count) if start else block.rate
+                if self.window is not None and ring is not None:
+                    at.step, began = self.window.name, time.perf_counter()
+                    rate = self.window.run(rate, ring.frames)
+                    self._clock(at.step, began)
+                    rate = self._show(self.window.name, rate, at)
+                rate = self._show("crfints", rate, at)
+                rate = self._walk(self.slopes.cleaning, rate, at)
+                result: Any = rate
+                for step in self.measuring:
+                    at.step, began = step.name, time.perf_counter()
+                    (result,) = step.push(result)
+                    self._clock(at.step, began)
+        finally:
+            block.lent.release()
+        return result
+
+    def absent(self, raw: Raw, start: int = 0) -> Measurement:
+        """Rows for integrations that are not there."""
+        n = raw.count - start
+        return Measurement(raw.first + start, raw.times[start:], self.keys, {}, {}, np.zeros(n, bool))
+
+    def _walk(self, steps: tuple[BoundRateStep, ...], rate: Rate, at: _At) -> Rate:
+        for step in steps:
+            at.step, began = step.name, time.perf_counter()
+            if not step.skipped:
+                rate = step.run(rate)
+                self._clock(step.name, began)
+            rate = self._show(step.name, rate, at)
+        return rate
+
+    def _show(self, place: str, rate: Rate, at: _At) -> Rate:
+        for tap in self.taps.get(place, ()):
+            at.step, began = "products", time.perf_counter()
+            tap(rate)
+            self._clock(at.step, began)
+        return rate
+
+    @contextmanager
+    def _naming(self, raw: Raw) -> Iterator[_At]:
+        """Say where a mistake of ours happened."""
+        at = _At("ramp_fit")
+        try:
+            yield at
         except TsoStreamError:
             raise
         except Exception as error:
             raise OperatorError(
-                f"step {name} failed on integrations {number}-{last}: {type(error).__name__}: {error}; "
-                "please report this with the input's header"
+                f"step {at.step} failed on integrations {raw.first}-{raw.first + raw.count - 1}: "
+                f"{type(error).__name__}: {error}; please report this with the input's header"
             ) from error
-        return block
-
-    def absent(self, raw: Raw) -> Measurement:
-        """Rows for integrations that are not there."""
-        return Measurement(raw.first, raw.times, (self.key,), {}, {}, np.zeros(raw.count, bool))
 
     def _clock(self, name: str, began: float) -> None:
         with self._timing:
@@ -255,7 +404,16 @@ class Chain:
 
     def step_seconds(self) -> dict[str, float]:
         """Worker time of every step so far, in processing order [s]."""
-        return {**self.rates.seconds, **self.seconds}
+        order = ["decode", *(step.name for step in (*self.slopes.all, *self.measuring)), "products"]
+        mine = {name: self.seconds[name] for name in order if name in self.seconds}
+        return {**self.rates.seconds, **mine}
+
+
+@dataclass
+class _At:
+    """The step a block is in."""
+
+    step: str
 
 
 def bind_rates(
@@ -273,15 +431,15 @@ def bind_rates(
     """
     steps: list[BoundRampStep] = []
     pixeldq = np.zeros(info.frame_shape, np.uint32)
-    for operator in config.operators:
-        if operator.accepts == "measurement" or operator.produces == "measurement":
+    behind = {one.name for one in slope_steps(config, info)}
+    for operator in image_steps(config, info):
+        if operator.name in behind:
             continue
-        wanted = (*operator.references, *operator.optional_references)
-        chosen = {name: references[name] for name in wanted if name in references}
-        bound: Any = operator.bind(Binding(info, chosen, pixeldq, templates))
+        own = wanted_references(operator, info, references)
+        bound: Any = operator.bind(Binding(info, own, pixeldq, templates))
         pixeldq = bound.pixeldq
         steps.append(bound)
-    _check_order(config)
+    _check_order(config, info)
     if info.is_ramp and not any(step.produces == "rate" and step.name == "ramp_fit" for step in steps):
         raise ConfigError(
             Problem("no step turns ramps into slopes", todo="do not skip ramp_fit", code="parameter")
@@ -291,25 +449,28 @@ def bind_rates(
 
 def bind_measurement(
     config: Config,
-    rates: RateChain,
+    slopes: SlopeSteps,
     references: Mapping[str, Reference],
     templates: Mapping[str, Any],
     names: tuple[str, ...],
+    segments: tuple[tuple[int, int], ...] = (),
 ) -> tuple[Any, ...]:
-    """Bind the named steps after the slopes."""
+    """Bind the named steps after the images."""
     bound = []
     for operator in config.operators:
         if operator.name in names:
-            wanted = (*operator.references, *operator.optional_references)
-            chosen = {name: references[name] for name in wanted if name in references}
-            bound.append(operator.bind(Binding(rates.info, chosen, rates.pixeldq, templates)))
+            own = wanted_references(operator, slopes.info, references)
+            bound.append(operator.bind(Binding(slopes.info, own, slopes.pixeldq, templates, segments)))
     return tuple(bound)
 
 
-def _check_order(config: Config) -> None:
+def _check_order(config: Config, info: ExposureInfo) -> None:
     """Ramp -> Ramp*, one Ramp -> Rate, Rate -> Rate*, one Rate -> Measurement, Measurement*."""
     stage = None
     for operator in config.operators:
+        if operator.name in SPECTRUM_CALIBRATION.get(info.exp_type, ()):
+            # takes images or measurements, by mode
+            continue
         accepts, produces = _ORDER[operator.accepts], _ORDER[operator.produces]
         if stage is not None and accepts != stage:
             raise ConfigError(

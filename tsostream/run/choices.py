@@ -123,12 +123,13 @@ def choose(
             lock=entry,
             crds=wish,
             parity=request.parity is not None,
+            calibrated=request.calibrated,
         )
     )
     if config is None or overrides is None or (entry is not None and locked is None):
         return None
-    wanted = {one.name: tuple(one.references) for one in config.operators}
-    optional = {name for one in config.operators for name in one.optional_references}
+    wanted = {one.name: one.wants(info)[0] for one in config.operators}
+    optional = {name for one in config.operators for name in one.wants(info)[1]}
     names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
     selection: Selection | None = collect(
         lambda: find_references(

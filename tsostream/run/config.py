@@ -23,7 +23,7 @@ import yaml
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Operator, build_operator
-from tsostream.operators.catalog import IMAGING, MIRI_RAMPS, NIR_RAMPS, OPERATORS, SPECTROSCOPY
+from tsostream.operators.catalog import OPERATORS
 from tsostream.records.metadata import plain_values
 from tsostream.references import CrdsWish
 from tsostream.run.layers import (
@@ -36,13 +36,20 @@ from tsostream.run.layers import (
     setting_layer,
     unknown_step,
 )
-from tsostream.run.parity.configuration import official_skips
+from tsostream.run.order import step_order
+from tsostream.run.parity.configuration import official_parameters, official_skips
 
 if TYPE_CHECKING:
     from tsostream.run.lock import LockEntry
 
 __all__ = ["MODE_FILES", "Config", "load_config", "mode_file", "save_config", "step_order"]
 
+#: relative light curves do without absolute units: both steps multiply all integrations by the same numbers, and the
+#: noise of their references comes along
+RELATIVE = Layer(
+    "relative light curve",
+    [(name, {"skip": True}) for name in ("flat_field", "photom") if name in OPERATORS],
+)
 #: EXP_TYPE -> the configuration shipped for it
 MODE_FILES = {
     "NRS_BRIGHTOBJ": "nirspec_bots.yaml",
@@ -112,12 +119,6 @@ class Config:
         )
 
 
-def step_order(info: ExposureInfo) -> tuple[str, ...]:
-    """Names of all steps that apply to an exposure, in processing order (spec stage 1, section 2)."""
-    ramps = (MIRI_RAMPS if info.is_miri else NIR_RAMPS) if info.is_ramp else ()
-    return ramps + (SPECTROSCOPY if info.is_spectroscopy else IMAGING)
-
-
 def shipped_files() -> dict[str, Path]:
     """Name -> path of the configurations that come with the package."""
     package = Path(__file__).parent.parent
@@ -148,6 +149,7 @@ def load_config(
     lock: LockEntry | None = None,
     crds: CrdsWish | None = None,
     parity: bool = False,
+    calibrated: bool = False,
 ) -> Config:
     """Put a configuration together.
 
@@ -170,6 +172,8 @@ def load_config(
         How to ask CRDS; None not to.
     parity
         Start from the official time-series steps with the code's defaults instead of the mode's own file.
+    calibrated
+        Run the steps that bring absolute units, which relative light curves do without.
 
     Raises
     ------
@@ -180,8 +184,15 @@ def load_config(
     if parity:
         skips = official_skips(merged.order, miri=info.is_miri)
         merged.lay(Layer("--parity jwst", [(name, {"skip": True}) for name in skips]))
+        merged.lay(Layer("--parity jwst", official_parameters(merged.order)))
         config = "none" if config is None else config
-    source = _lay_lock(merged, lock, config, pars) if lock else _lay_files(merged, info, config, pars, crds)
+    relative = not (calibrated or parity)
+    if lock:
+        source = _lay_lock(merged, lock, config, pars)
+    else:
+        source = _lay_files(merged, info, config, pars, crds, relative=relative)
+    if calibrated:
+        merged.lay(Layer("--calibrated", [(name, {"skip": False}) for name, _ in RELATIVE.steps]))
     for text in settings:
         layer = setting_layer(text, merged.problems)
         step = layer.steps[0][0] if layer else ""
@@ -207,6 +218,8 @@ def _lay_files(
     config: str | Path | None,
     pars: Sequence[str] | None,
     crds: CrdsWish | None,
+    *,
+    relative: bool,
 ) -> str:
     """Lay parameter and configuration files over the code's defaults.
 
@@ -229,6 +242,8 @@ def _lay_files(
     stack: list[Layer] = []
     for action in (
         lambda: crds_pars(info, crds, merged.notes) if crds is not None and "crds" in wish else [],
+        # above the official defaults, below what somebody chose for this run
+        lambda: [RELATIVE] if relative else [],
         lambda: shipped(mode_file(info.exp_type)) if config is None else [],
         lambda: pars_layers([one for one in wish if one not in ("crds", "none")], info, merged.notes),
         lambda: [] if config is None or bare else shipped(Path(config).expanduser()),
@@ -243,7 +258,8 @@ def _lay_files(
             what = f"is made for {layer.mode}, the exposure is {info.exp_type}; used all the same"
             merged.notes.append(Problem(what, layer.source, "", "mode"))
     own = str(mode_file(info.exp_type)) if config is None else ""
-    names = [Path(layer.source).name if layer.source == own else layer.source for layer in reversed(stack)]
+    files = [layer for layer in reversed(stack) if layer is not RELATIVE]
+    names = [Path(layer.source).name if layer.source == own else layer.source for layer in files]
     return ", over ".join(dict.fromkeys(names)) or "code defaults"
 
 

@@ -15,9 +15,12 @@ import numpy as np
 from tsostream.errors import ConfigError, MemoryLimitError, Problem
 from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
 from tsostream.operators.jit import is_cold
+from tsostream.operators.window import ring_bytes
 from tsostream.run.chain import RateChain
+from tsostream.run.flow import blocks_in_flight, frames_waiting, ring_capacity
 from tsostream.run.products import ProductPlan, product_memory
 from tsostream.run.scout import COVARIANCE_PIXELS, ScoutPlan, stack_size
+from tsostream.run.slopes import SlopeSteps
 
 __all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
 
@@ -42,7 +45,7 @@ class MemoryPlan:
         Integrations per block.
     read_ahead
         Blocks read before they are asked for.
-    program, buffers, references, workspaces, blocks, scout, rows, products
+    program, buffers, references, workspaces, blocks, window, scout, rows, products
         Parts of the total [bytes].
     """
 
@@ -58,6 +61,7 @@ class MemoryPlan:
     scout: int
     rows: int
     products: int = 0
+    window: int = 0
 
     @property
     def total(self) -> int:
@@ -67,13 +71,13 @@ class MemoryPlan:
             + self.buffers
             + self.references
             + self.workspaces
-            + max(self.blocks + self.rows + self.products, self.blocks + self.scout)
+            + max(self.blocks + self.window + self.rows + self.products, self.blocks + self.scout)
         )
 
     def lines(self) -> list[str]:
         """List the parts, one line each."""
         parts = (
-            "program", "buffers", "references", "workspaces", "blocks", "scout", "rows", "products",
+            "program", "buffers", "references", "workspaces", "blocks", "window", "scout", "rows", "products",
         )  # fmt: skip
         return [f"{name:<12}{getattr(self, name) / 1e6:9.1f} MB" for name in parts]
 
@@ -112,6 +116,7 @@ def parse_bytes(text: str) -> int:
 def make_plan(
     exposure: Exposure,
     rates: RateChain,
+    slopes: SlopeSteps,
     scout: ScoutPlan,
     *,
     reference_bytes: int,
@@ -128,7 +133,9 @@ def make_plan(
     """
     block_bytes, read_ahead = BLOCK_BYTES, 2
     while True:
-        plan = _size(exposure, rates, scout, reference_bytes, workers, block_bytes, read_ahead, products)
+        plan = _size(
+            exposure, rates, slopes, scout, reference_bytes, workers, block_bytes, read_ahead, products
+        )
         if max_memory is None or plan.total <= max_memory:
             return plan
         if block_bytes > (1 << 20):
@@ -149,6 +156,7 @@ def make_plan(
 def _size(
     exposure: Exposure,
     rates: RateChain,
+    slopes: SlopeSteps,
     scout: ScoutPlan,
     reference_bytes: int,
     workers: int,
@@ -163,7 +171,16 @@ def _size(
     rate = length * frame * (20 if info.is_ramp else 28)
     columns = max(info.frame_shape) if info.is_spectroscopy else 1
     measurement = length * columns * 120
-    in_flight = workers + 2
+    in_flight = blocks_in_flight(workers) + 1
+    window = slopes.window
+    held = 0
+    if window is not None and not window.skipped:
+        before, after = window.before, window.after
+        waiting = frames_waiting(after, length, workers) - in_flight * length
+        held = max(waiting, 0) * (rate // length)
+        held += ring_bytes(
+            ring_capacity(before, after, length, workers), int(np.prod(window.info.frame_shape))
+        )
     images = 0 if scout.kind == "file" else stack_size(scout, exposure)
     # the stack and the statistics' planes; then one block's variance, or residuals and transforms of the covariance
     followed = 0 if scout.kind == "file" else min(images, max(4, COVARIANCE_PIXELS // frame))
@@ -182,6 +199,7 @@ def _size(
         scout=stack,
         rows=64 * columns * 60 * 4,
         products=product_memory(products, frame, workers, length),
+        window=held,
     )
 
 

@@ -24,6 +24,7 @@ from tsostream.files.times import SegmentTimes
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.references.crds_client import crds_version
 from tsostream.run.config import Config
+from tsostream.run.order import STATUS
 from tsostream.run.versions import package_versions
 from tsostream.sinks.products import (
     CHUNK_BYTES,
@@ -51,15 +52,6 @@ PRODUCTS: Final[tuple[str, ...]] = get_args(ProductKind)
 _SUFFIX: Final = {"ramp_fit": "1_ramp_fit", "gain_scale": "gain_scaleints"}
 _SLOPES: Final = ("ramp_fit", "gain_scale")
 
-#: step -> keyword of its status (``cal_step`` of the official data models)
-_STATUS: Final = {
-    "group_scale": "S_GRPSCL", "dq_init": "S_DQINIT", "emicorr": "S_MIREMI", "saturation": "S_SATURA",
-    "ipc": "S_IPC", "superbias": "S_SUPERB", "refpix": "S_REFPIX", "rscd": "S_RSCD", "firstframe": "S_FRSTFR",
-    "lastframe": "S_LASTFR", "reset": "S_RESET", "linearity": "S_LINEAR", "dark_current": "S_DARK",
-    "charge_migration": "S_CHGMIG", "jump": "S_JUMP", "picture_frame": "S_PCTFRM",
-    "clean_flicker_noise": "S_CLNFNS", "persistence": "S_PERSIS", "ramp_fit": "S_RAMP",
-    "gain_scale": "S_GANSCL",
-}  # fmt: skip
 #: reference type -> keyword of its name (``ref_file`` of the official data models)
 _REFERENCE: Final = {
     "dark": "R_DARK", "emicorr": "R_MIREMI", "flat": "R_FLAT", "gain": "R_GAIN", "ipc": "R_IPC",
@@ -218,7 +210,7 @@ def _wrong_products(kinds: list[str], exposure: Exposure) -> Iterator[Problem]:
 
 
 def _wrong_steps(steps: list[str], config: Config, exposure: Exposure) -> Iterator[Problem]:
-    ramp_steps = [one.name for one in config.operators if one.name in _STATUS]
+    ramp_steps = [one.name for one in config.operators if one.name in (*MIRI_RAMPS, *NIR_RAMPS)]
     for name in steps:
         if name in ramp_steps and exposure.info.is_ramp:
             continue
@@ -349,11 +341,11 @@ def attach_products(prepared: Prepared, chain: Chain) -> Iterator[Products]:
     rates.taps = dict.fromkeys(products.ramp_steps, save_ramps)
     rates.taps |= dict.fromkeys(products.rate_steps - {""}, save_slopes)
     if "" in products.rate_steps:
-        chain.taps = (products.add_rates,)
+        chain.taps = {**chain.taps, "slopes": (products.add_rates,)}
     try:
         yield products
     finally:
-        rates.taps, chain.taps = {}, ()
+        rates.taps, chain.taps = {}, {}
         products.close()
 
 
@@ -420,14 +412,10 @@ def _until(steps: Steps, step: str) -> list[str]:
 def _step_status(prepared: Prepared, steps: Steps, step: str, reach: str) -> dict[str, str]:
     """Keyword -> COMPLETE or SKIPPED: steps that ran up to ``step``, and those left out before ``reach``."""
     done = _until(steps, step)
-    status = {
-        _STATUS[one.name]: "SKIPPED" if one.skipped else "COMPLETE"
-        for one in steps
-        if one.name in done and one.name in _STATUS
-    }
+    status = {STATUS[one.name]: "SKIPPED" if one.skipped else "COMPLETE" for one in steps if one.name in done}
     order = MIRI_RAMPS if prepared.exposure.info.is_miri else NIR_RAMPS
     before = order[: order.index(reach)] if reach in order else order
-    status |= {_STATUS[name]: "SKIPPED" for name in before if name not in done and name in _STATUS}
+    status |= {STATUS[name]: "SKIPPED" for name in before if name not in done}
     return status
 
 

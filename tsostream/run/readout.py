@@ -12,7 +12,7 @@ from tsostream.integration.readout import read_times
 __all__ = ["effective_times"]
 
 
-def effective_times(info: ExposureInfo, extract: Any) -> np.ndarray:
+def effective_times(info: ExposureInfo, extract: Any, cut: ExposureInfo | None = None) -> np.ndarray:
     """Read time of each column, weighted by the profile in its aperture, less half a frame (spec stages 2-3, G.3).
 
     Parameters
@@ -21,6 +21,8 @@ def effective_times(info: ExposureInfo, extract: Any) -> np.ndarray:
         The exposure.
     extract
         The bound extraction.
+    cut
+        The part of the frame it works on; default the whole.
 
     Returns
     -------
@@ -28,7 +30,9 @@ def effective_times(info: ExposureInfo, extract: Any) -> np.ndarray:
         [s]; positive where the detector reads later than mid-frame. NaN for columns without aperture.
     """
     aperture = extract.aperture
-    tau = read_times(info).ravel()
+    cut = cut or info
+    top, left = cut.ystart - info.ystart, cut.xstart - info.xstart
+    tau = read_times(info)[top : top + cut.ny, left : left + cut.nx].ravel()
     column = np.repeat(np.arange(aperture.start.size - 1), np.diff(aperture.start))
     weight = np.clip(aperture.weight * aperture.shape[:, 0], 0.0, None)
     length = aperture.start.size - 1

@@ -21,7 +21,7 @@ from tsostream.files import Exposure, read_sync
 from tsostream.integration import dq
 from tsostream.integration.payload import Raw
 from tsostream.operators.aperture.covariance import shared_covariance
-from tsostream.operators.ramp_fit import flux_scale
+from tsostream.operators.flux import flux_scale
 from tsostream.operators.sorting import comparators, stack_statistics
 from tsostream.run.chain import RateChain
 

@@ -17,13 +17,14 @@ from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
-from tsostream.run.chain import RateChain, bind_rates
+from tsostream.run.chain import RateChain, bind_measurement, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
 from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.scout import ScoutPlan, parse_scout, scout_path
+from tsostream.run.slopes import SlopeSteps, bind_slopes
 from tsostream.sinks import TABLES, table_path
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
@@ -65,6 +66,8 @@ class Request:
         FITS products to make (``rate, rateints, ramp``), and where; default beside the light curve.
     save_steps, save_ints
         Steps whose results are saved, and of which integrations, such as ``1-10``; default all.
+    calibrated
+        Run flat_field and photom, which relative light curves do without.
     block_bytes
         Size of a block; for tests, results do not depend on it.
     """
@@ -93,6 +96,7 @@ class Request:
     save_ints: str | None = None
     parity: Literal["jwst"] | None = None
     scratch: Path | None = None
+    calibrated: bool = False
     block_bytes: int | None = None
 
 
@@ -145,6 +149,25 @@ class Prepared:
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
         return bind_rates(self.config, self.exposure.info, self.references, templates)
+
+    def bind_slopes(self, rates: RateChain, templates: dict[str, Any]) -> SlopeSteps:
+        """Bind the steps on slopes."""
+        info = self.exposure.info
+        return bind_slopes(
+            self.config, info, rates.pixeldq, self.references, templates, segment_spans(self.exposure)
+        )
+
+    def bind_measurement(
+        self, slopes: SlopeSteps, templates: dict[str, Any], names: tuple[str, ...]
+    ) -> tuple[Any, ...]:
+        """Bind the named steps that measure."""
+        spans = segment_spans(self.exposure)
+        return bind_measurement(self.config, slopes, self.references, templates, names, spans)
+
+
+def segment_spans(exposure: Exposure) -> tuple[tuple[int, int], ...]:
+    """First and last integration of each file."""
+    return tuple((one.first, one.last) for one in exposure.segments)
 
 
 def output_paths(out: Path, exposures: Sequence[Exposure]) -> list[Path]:
@@ -259,12 +282,15 @@ def prepare(
     if problems:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, {})
+    # without templates: to see that the steps fit, and what windows will hold
+    slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, {}, segment_spans(exposure))
     if request.parity is not None:
         check_parity(request, config, info, loaded.references)
     workers = request.workers or os.cpu_count() or 1
     plan = make_plan(
         exposure,
         rates,
+        slopes,
         scout,
         reference_bytes=loaded.nbytes,
         workers=workers,
@@ -277,7 +303,9 @@ def prepare(
         *map(str, loaded.notes),
         *map(str, missing.skipped.values()),
     ]
-    notes += [f"{step.name} is skipped: {step.skipped}" for step in rates.steps if step.skipped]
+    notes += [
+        f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if step.skipped
+    ]
     if info.is_spectroscopy and not wavelengths:
         notes.append(
             "NO WAVELENGTHS are known for this exposure: spectra are by pixel; give --wavelengths FILE "

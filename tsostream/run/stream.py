@@ -20,11 +20,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tsostream.errors import TsoStreamError
-from tsostream.files import read_blocks
+from tsostream.files import block_length, read_blocks
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement
+from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
 from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
-from tsostream.run.chain import Chain, RateChain, bind_measurement
+from tsostream.run.chain import Chain, RateChain
+from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start, run_fingerprint
@@ -127,7 +130,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     """
     exposure, plan = prepared.exposure, prepared.plan
     make_chain: Callable[[dict[str, Any]], RateChain] = prepared.chain
-    if prepared.request.parity is not None:
+    if prepared.request.parity is not None and exposure.info.is_ramp:
         official = parity_rates(prepared, pool, observer)
         make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
     began = time.perf_counter()
@@ -148,56 +151,63 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
     templates = {**scout.templates(), "wavelength": prepared.wavelengths}
     rates = make_chain(templates)
-    (measuring,) = bind_measurement(prepared.config, rates, prepared.references, templates, MEASURING)
-    for note in getattr(measuring, "notes", ()):
-        observer.message(note)
+    slopes = prepared.bind_slopes(rates, templates)
+    notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if step.skipped]
+    templates = dict(slopes.templates)
+    (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
+    for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
+        if note not in prepared.notes:
+            observer.message(note)
     steps: tuple[Any, ...] = (measuring,)
     measured: dict[str, Any] = {
         "flux_unit": measuring.unit,
         "measurement_notes": getattr(measuring, "notes", ()),
     }
     if exposure.info.is_spectroscopy:
-        templates |= _scout_spectrum(measuring, scout)
-        steps += bind_measurement(prepared.config, rates, prepared.references, templates, ("white_light",))
-        measured |= _describe_spectrum(measuring, steps[1], prepared)
-        key = (measuring.order, 0)
+        templates |= _scout_spectrum(measuring, templates)
+        for name in (*SPECTRUM_CALIBRATION.get(exposure.info.exp_type, ()), "white_light"):
+            for bound in prepared.bind_measurement(slopes, templates, (name,)):
+                templates |= getattr(bound, "templates", {})
+                measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
+                steps += (bound,)
+        measured |= _describe_spectrum(measuring, steps[-1], prepared, slopes.info)
     else:
         measured |= {
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
         }
-        key = (0, 0)
+    keys = measuring.keys
     start = describe_start(prepared, scout, measured)
     metadata = encode_metadata(start)
     kind: Literal["spectroscopy", "imaging"] = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
-    lc_schema = light_curve_schema(kind=kind, flux_unit=measuring.unit, metadata=metadata)
+    unit = measured["flux_unit"]
+    lc_schema = light_curve_schema(kind=kind, flux_unit=unit, metadata=metadata)
     spectra = None
     if exposure.info.is_spectroscopy:
-        spectra = spectra_schema(
-            n_wave=len(measuring.wavelength), flux_unit=measuring.unit, metadata=metadata
-        )
-    return Ready(prepared, scout, Chain(rates, steps, key), start, lc_schema, spectra)
+        spectra = spectra_schema(n_wave=np.shape(measuring.wavelength)[-1], flux_unit=unit, metadata=metadata)
+    return Ready(prepared, scout, Chain(rates, slopes, steps, keys), start, lc_schema, spectra)
 
 
-def _scout_spectrum(extract: Any, scout: Scout) -> dict[str, Any]:
-    """Spectrum of the template itself, and its error in one integration."""
+def _scout_spectrum(extract: Any, templates: dict[str, Any]) -> dict[str, Any]:
+    """Spectrum of the template itself, and its error in one integration; of the first series."""
     from tsostream.integration.payload import Rate, Times
 
-    image = scout.image[None]
-    half = (scout.variance / 2).astype(np.float32)[None]
+    image = templates["image"][None]
+    half = (templates["variance"] / 2).astype(np.float32)[None]
     bits = (extract.pixeldq & np.uint32(1))[None].astype(np.uint32)
     times = Times(np.zeros((1, 6)), np.zeros(1, np.uint32))
     block = Rate(1, image, np.sqrt(2 * half), half, half, bits, times)
     (measurement,) = extract.push(block)
+    covariance = np.asarray(templates["covariance"])
     return {
         "spectrum": measurement.spectra["flux"][0, 0],
         "spectrum_error": measurement.spectra["flux_err"][0, 0],
         "columns_wavelength": extract.wavelength,
         "sum_weights": extract.sum_weights,
-        "column_covariance": scout.covariance.T if extract.along_y else scout.covariance,
+        "column_covariance": covariance.T if extract.along_y else covariance,
     }
 
 
-def _describe_spectrum(extract: Any, white: Any, prepared: Prepared) -> dict[str, Any]:
+def _describe_spectrum(extract: Any, white: Any, prepared: Prepared, cut: ExposureInfo) -> dict[str, Any]:
     wavelength = extract.wavelength
     middle = 0.5 * (wavelength[1:] + wavelength[:-1])
     edges = np.concatenate(
@@ -207,7 +217,7 @@ def _describe_spectrum(extract: Any, white: Any, prepared: Prepared) -> dict[str
         "wavelength": wavelength,
         "wavelength_unit": "um" if prepared.wavelengths else "pixel",
         "wavelength_edges": edges,
-        "dt_eff_s": effective_times(prepared.exposure.info, extract),
+        "dt_eff_s": effective_times(prepared.exposure.info, extract, cut),
         "white_light_range": white.wavelength_range,
         "white_light_columns": int(white.columns.sum()),
         "trace": extract.trace,
@@ -215,35 +225,35 @@ def _describe_spectrum(extract: Any, white: Any, prepared: Prepared) -> dict[str
     }
 
 
-async def stream_rows(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterator[Measurement]:
+def stream_rows(
+    ready: Ready, pool: ThreadPoolExecutor, start: int | None = None
+) -> AsyncIterator[Measurement]:
     """Measure the exposure block by block, in order.
 
-    Yields
-    ------
-    Measurement
-        Integrations follow each other without gap.
+    Parameters
+    ----------
+    ready
+        The bound run.
+    pool
+        Its workers.
+    start
+        First integration wanted, default the first one there is. As many before it are read as windows look back.
     """
-    plan, loop = ready.prepared.plan, asyncio.get_running_loop()
-    waiting: deque[asyncio.Future[Measurement]] = deque()
+    prepared = ready.prepared
+    exposure, plan = prepared.exposure, prepared.plan
+    ranges = None
+    if start is not None:
+        begin = first_to_read(ready.chain.window, exposure.first, start)
+        ranges = [(begin, exposure.last - begin + 1)]
     blocks = read_blocks(
-        ready.prepared.exposure,
-        block_bytes=ready.prepared.request.block_bytes or plan.block_bytes,
+        exposure,
+        ranges=ranges,
+        block_bytes=prepared.request.block_bytes or plan.block_bytes,
         read_ahead=plan.read_ahead,
     )
-    try:
-        async with aclosing(blocks):  # type: ignore[type-var]
-            async for raw in blocks:
-                waiting.append(loop.run_in_executor(pool, ready.chain.measure, raw))
-                while waiting and (len(waiting) > plan.workers or waiting[0].done()):
-                    yield await waiting[0]
-                    waiting.popleft()
-            while waiting:
-                yield await waiting[0]
-                waiting.popleft()
-    finally:
-        # let the threads finish with buffers they hold, whatever interrupted us
-        if waiting:
-            await asyncio.gather(*waiting, return_exceptions=True)
+    length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)
+    flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start)
+    return flow.measure(blocks)
 
 
 async def run_exposure(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["official_skips"]
+__all__ = ["official_parameters", "official_skips"]
 
 #: what the official parameter files switch off for time series, or leave off
 OFFICIAL_SKIPS = (
@@ -16,3 +17,12 @@ OFFICIAL_SKIPS = (
 def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
     """List the steps among ``order`` that the official time-series set does not run."""
     return [name for name in order if name in OFFICIAL_SKIPS or (miri and name == "refpix")]
+
+
+#: step -> parameters that make it do what the official step does, where ours does something else by default
+OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {}
+
+
+def official_parameters(order: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """List (step, parameters) of the steps among ``order`` that have a form of their own for parity."""
+    return [(name, OFFICIAL_PARAMETERS[name]) for name in order if name in OFFICIAL_PARAMETERS]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tsostream.integration.payload import Rate, Raw
+from tsostream.integration.payload import Raw
 from tsostream.operators.tile import plan_tile
-from tsostream.run.chain import RateChain
+from tsostream.run.chain import Lent, RateChain
 from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
 from tsostream.run.parity.steps import split_steps
 
@@ -37,19 +35,12 @@ class ParityRates(RateChain):
 
     stores: tuple[SegmentSlopes, ...] = ()
 
-    @contextmanager
-    def rates(self, raw: Raw) -> Iterator[Rate]:
-        """Give the buffer of a block back, and hand out its slopes.
-
-        Yields
-        ------
-        Rate
-            Arrays of their own.
-        """
+    def lend(self, raw: Raw) -> Lent:
+        """Give the buffer of a block back, and hand out its slopes, in arrays of their own."""
         raw.release()
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
         part = slice(raw.first - store.first, raw.first - store.first + raw.count)
-        yield store.planes.rate(raw.first, raw.times, part)
+        return Lent(store.planes.rate(raw.first, raw.times, part))
 
 
 def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> ParityRates:

@@ -13,6 +13,7 @@ from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.operators.jump import Jump
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
@@ -99,7 +100,7 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
     ConfigError
         A step is on that the parity scope does not have.
     """
-    ramps = [one for one in config.operators if "measurement" not in (one.accepts, one.produces)]
+    ramps = [one for one in config.operators if one.name in (*MIRI_RAMPS, *NIR_RAMPS)]
     wrong = [one.name for one in ramps if one.name in UNSUPPORTED]
     if wrong:
         raise ConfigError(
@@ -145,11 +146,10 @@ def check_parity(
     Raises
     ------
     ConfigError
-        A step, a product or a saved step it does not have; files of slopes.
+        A step, a product or a saved step it does not have.
     """
     if not info.is_ramp:
-        what = f"--parity jwst is for stage 1, the files are {info.level}"
-        raise ConfigError(Problem(what, todo="leave it out, or give the uncal files", code="parameter"))
+        return
     if request.save_steps or "ramp" in request.products:
         what = "--parity jwst makes rateints and rate, no --save-steps and no ramp product"
         raise ConfigError(Problem(what, todo="leave them out", code="parameter"))

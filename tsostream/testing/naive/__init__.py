@@ -103,7 +103,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "ramp_fit._next_segment": fit_all,
     "ramp_fit._fit_flagged": fit_all,
     "ramp_fit.fit_ramps": fit_all,
-    "ramp_fit.flux_scale": flux_ratio,
+    "flux.flux_scale": flux_ratio,
     "ramp_fit.finish_variance": poisson_and_error,
     "gain_scale.scale_rate": scale_slopes,
     "sorting.sort_lanes": sort_columns,

@@ -1,0 +1,200 @@
+"""Blocks in flight: calibrated side by side, finished when their neighbours are there, handed out in order.
+
+The window's ring and the slopes that wait are all a run remembers between blocks. Both are a function of the
+integrations read, so a run can begin at any integration: it reads as many before it as the window looks back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from tsostream.integration.payload import Measurement, Raw
+from tsostream.operators.base import BoundWindowStep
+from tsostream.operators.window import Ring
+from tsostream.run.chain import Chain, Waiting
+
+__all__ = ["Flow", "blocks_in_flight", "first_to_read", "frames_waiting", "ring_capacity"]
+
+
+def blocks_in_flight(workers: int) -> int:
+    """Blocks in the workers' hands at the same time: one each, and one that nobody need wait for."""
+    return workers + 1
+
+
+def ring_capacity(before: int, after: int, length: int, workers: int) -> int:
+    """Slots that let every window see its frames while other blocks go on.
+
+    Parameters
+    ----------
+    before, after
+        Reach of the window.
+    length
+        Integrations of the longest block.
+    workers
+        Blocks worked on side by side.
+    """
+    # from the oldest frame that the first unfinished block needs to the newest of the last block that was begun
+    return before + after + (blocks_in_flight(workers) + 3) * length
+
+
+def frames_waiting(after: int, length: int, workers: int) -> int:
+    """Integrations whose slopes are held at the same time: those that wait and those in the workers' hands."""
+    return after + (blocks_in_flight(workers) + 2) * length
+
+
+def first_to_read(window: BoundWindowStep | None, first: int, start: int) -> int:
+    """Integration at which reading begins so that the rows can begin at ``start``.
+
+    Parameters
+    ----------
+    window
+        The window step, if one runs.
+    first
+        First integration at hand.
+    start
+        First integration wanted.
+    """
+    before = 0 if window is None else window.before
+    for low, high in window.segments if window is not None else ():
+        if low <= start <= high:
+            first = max(first, low)
+    return max(first, start - before)
+
+
+@dataclass
+class Flow:
+    """Takes blocks through a chain.
+
+    Parameters
+    ----------
+    chain
+        The bound steps.
+    pool
+        The workers.
+    workers
+        Their number.
+    length
+        Integrations of the longest block.
+    start
+        First integration wanted; those before it are only neighbours. None for all.
+    """
+
+    chain: Chain
+    pool: Executor
+    workers: int
+    length: int
+    start: int | None = None
+    _ring: Ring | None = None
+    _calibrating: deque[tuple[Raw, asyncio.Future[Waiting]]] = field(default_factory=deque)
+    _waiting: deque[Waiting] = field(default_factory=deque)
+    _finishing: deque[tuple[int, asyncio.Future[Measurement]]] = field(default_factory=deque)
+    _front: int = 0
+    _ended: bool = False
+
+    def __post_init__(self) -> None:
+        window = self.chain.window
+        if window is not None:
+            self._ring = Ring(window, ring_capacity(window.before, window.after, self.length, self.workers))
+
+    async def measure(self, blocks: AsyncIterator[Raw]) -> AsyncIterator[Measurement]:
+        """Measure blocks, in order.
+
+        Parameters
+        ----------
+        blocks
+            Consecutive, closed at the end.
+
+        Yields
+        ------
+        Measurement
+            Integrations follow each other without gap.
+        """
+        try:
+            async with aclosing(blocks):  # type: ignore[type-var]
+                async for raw in blocks:
+                    while self._full(raw) or self._head_is_done():
+                        if (done := await self._step()) is not None:
+                            yield done
+                    self._begin(raw)
+            self._ended = True
+            while self._calibrating or self._waiting or self._finishing:
+                if (done := await self._step()) is not None:
+                    yield done
+        finally:
+            # let the threads finish with buffers they hold, whatever interrupted us
+            left: list[asyncio.Future[Any]] = [future for _, future in self._calibrating]
+            left += [future for _, future in self._finishing]
+            if left:
+                await asyncio.gather(*left, return_exceptions=True)
+
+    def _begin(self, raw: Raw) -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self.pool, self.chain.calibrate, raw, self._ring)
+        self._calibrating.append((raw, future))
+
+    def _full(self, raw: Raw) -> bool:
+        """Whether a block must wait: for a worker, or for a slot that is still needed."""
+        if len(self._calibrating) + len(self._finishing) >= blocks_in_flight(self.workers):
+            return True
+        ring, window = self._ring, self.chain.window
+        if ring is None or window is None or not raw.present:
+            return False
+        return self._oldest(raw.first) - window.before <= raw.first + raw.count - 1 - ring.capacity
+
+    def _oldest(self, otherwise: int) -> int:
+        """First integration of the oldest block that is not finished."""
+        if self._finishing:
+            return self._finishing[0][0]
+        if self._waiting:
+            return self._waiting[0].first
+        return self._calibrating[0][0].first if self._calibrating else otherwise
+
+    def _head_is_done(self) -> bool:
+        """Whether something can be done without waiting."""
+        return bool(
+            (self._finishing and self._finishing[0][1].done())
+            or (self._calibrating and self._calibrating[0][1].done())
+            or self._complete()
+        )
+
+    def _complete(self) -> bool:
+        """Whether the oldest block that waits has all its neighbours."""
+        if not self._waiting:
+            return False
+        window = self.chain.window
+        if window is None or (self._ended and not self._calibrating):
+            return True
+        return window.last_needed(self._waiting[0].last) <= self._front
+
+    async def _step(self) -> Measurement | None:
+        """Do the next thing there is to do, and wait for it if need be; gives rows that are ready."""
+        if self._finishing and self._finishing[0][1].done():
+            return self._finishing.popleft()[1].result()
+        if self._calibrating and self._calibrating[0][1].done():
+            block = self._calibrating.popleft()[1].result()
+            self._front = block.last
+            self._waiting.append(block)
+            return None
+        if self._complete():
+            self._finish(self._waiting.popleft())
+            return None
+        heads = [queue[0][1] for queue in (self._calibrating, self._finishing) if queue]
+        await asyncio.wait(heads, return_when=asyncio.FIRST_COMPLETED)
+        return None
+
+    def _finish(self, block: Waiting) -> None:
+        skip = 0 if self.start is None else min(max(self.start - block.first, 0), block.raw.count)
+        if skip == block.raw.count:
+            # only a neighbour
+            if block.lent is not None:
+                block.lent.release()
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self.pool, self.chain.finish, block, self._ring, skip)
+        self._finishing.append((block.first + skip, future))

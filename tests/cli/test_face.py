@@ -12,8 +12,9 @@ import pytest
 
 from tsostream import __version__
 from tsostream.cli.app import tsostream
-from tsostream.cli.meter import Meter, duration, p2p_ppm
+from tsostream.cli.meter import Meter
 from tsostream.cli.plot import draw
+from tsostream.live.figures import duration, p2p_ppm
 
 
 def test_version(cli):

@@ -16,6 +16,7 @@ from tsostream.cli.options import HELP_SETTINGS
 from tsostream.cli.processing import process
 from tsostream.cli.references import refs
 from tsostream.cli.simulation import simulate_command
+from tsostream.cli.tailing import tail
 
 __all__ = ["tsostream"]
 
@@ -56,11 +57,12 @@ def tsostream() -> None:
     Try it without any data:      tsostream demo
     What do I have here?          tsostream inspect jw*_uncal.fits --refs references/
     Reduce it:                    tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
+    Watch it grow:                tsostream tail lc.arrow
     Read it in Python:            tsostream.open("lc.arrow").to_pandas()
 
     Every command explains itself: tsostream process --help.
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for _command in (process, inspect_command, simulate_command, refs, demo):
+for _command in (process, inspect_command, tail, simulate_command, refs, demo):
     tsostream.add_command(_command)

@@ -11,31 +11,13 @@ from typing import Final
 
 import numpy as np
 
+from tsostream.live.figures import COUNTS, LOOK_BACK, duration, p2p_ppm
 from tsostream.records import RowPair
 
-__all__ = ["COUNTS", "Meter", "duration", "p2p_ppm", "peak_bytes"]
+__all__ = ["Meter", "peak_bytes"]
 
-#: columns whose sums are reported
-COUNTS: Final = ("n_jump", "n_saturated", "n_outlier", "n_bad")
-#: rows the running scatter looks back on
-LOOK_BACK: Final = 101
 #: seconds over which the speed is measured
 _WINDOW: Final = 10.0
-
-
-def p2p_ppm(flux: np.ndarray) -> float:
-    """Point-to-point scatter of a light curve relative to its median [ppm], NaN with fewer than five points.
-
-    The median of the absolute differences of neighbours, scaled to a standard deviation, so that neither a
-    transit nor a cosmic ray counts.
-    """
-    flux = flux[np.isfinite(flux)]
-    if len(flux) < 5:
-        return math.nan
-    step = np.diff(flux)
-    spread = 1.4826 * np.median(np.abs(step - np.median(step))) / math.sqrt(2)
-    middle = float(np.median(flux))
-    return float(1e6 * spread / middle) if middle > 0 else math.nan
 
 
 def peak_bytes() -> int:
@@ -46,19 +28,6 @@ def peak_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def duration(seconds: float) -> str:
-    """Write a time span as people do: 0.4 s, 24 s, 2:05, 1:02:05."""
-    if not math.isfinite(seconds):
-        return "?"
-    if 0 < seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 class Meter:

@@ -186,7 +186,8 @@ def how_far(prepared: Prepared, watcher: Watcher) -> str:
 
 def summarise(result: Result, watcher: Watcher) -> str:
     """Say in one line how a run went."""
-    from tsostream.cli.meter import duration, peak_bytes
+    from tsostream.cli.meter import peak_bytes
+    from tsostream.live.figures import duration
 
     meter = watcher.meter
     seconds = result.seconds.get("stream", 0.0)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsostream.cli.meter import COUNTS, p2p_ppm
 from tsostream.cli.report import emit, facts_table
+from tsostream.live.figures import COUNTS, p2p_ppm
 from tsostream.records.quality import QUALITY_BITS
 from tsostream.sinks import open_output
 

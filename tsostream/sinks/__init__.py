@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tsostream.sinks.arrow_file import Extent, GrowingFile
-from tsostream.sinks.journal import Entry, Journal, last_valid, read_journal
+from tsostream.sinks.journal import Entry, Journal, is_being_written, last_valid, read_journal
 from tsostream.sinks.output import TABLES, Output, bins_path, journal_path, spectra_path, table_path
 from tsostream.sinks.reading import Bins, LightCurve, Spectra, open_output
 from tsostream.sinks.tail import Tail
@@ -20,6 +20,7 @@ __all__ = [
     "Spectra",
     "Tail",
     "bins_path",
+    "is_being_written",
     "journal_path",
     "last_valid",
     "open_output",

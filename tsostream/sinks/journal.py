@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -25,9 +26,21 @@ from tsostream.errors import InputError, OutputExistsError, Problem
 from tsostream.sinks.arrow_file import flush_data, sink_error, write_at
 from tsostream.sinks.messages import Extent, crc_of
 
-__all__ = ["Entry", "Journal", "last_valid", "machine_stopped", "read_journal", "valid_entries"]
+__all__ = [
+    "Entry",
+    "Journal",
+    "is_being_written",
+    "last_valid",
+    "machine_stopped",
+    "read_journal",
+    "valid_entries",
+]
 
 _FORMAT: Final = 1
+
+#: who only looks whether the journal is locked holds it for microseconds; a writer tries again so often, so long [s]
+_TRIES: Final = 5
+_PAUSE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ class Journal:
             except OSError as error:
                 raise sink_error(path, "cannot be opened for writing", error) from error
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
             except BlockingIOError as error:
                 holder = _holder(fd)
                 os.close(fd)
@@ -167,6 +180,23 @@ class Journal:
         line = _encode(record)
         write_at(self._fd, line, self._end, self.path, "a line cannot be written")
         self._end += len(line)
+
+
+def is_being_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a living process holds this journal; False also when there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks: nobody can tell
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def read_journal(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[Entry]]:
@@ -276,6 +306,15 @@ def last_valid(journal: str | os.PathLike[str], files: Mapping[str, Path]) -> En
     """Return the last commit up to which all bytes are in all files; None when there is none."""
     valid = valid_entries(read_journal(journal)[1], files)
     return valid[-1] if valid else None
+
+
+def _lock(fd: int) -> None:
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_PAUSE)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

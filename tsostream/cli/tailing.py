@@ -10,8 +10,8 @@ import click
 from tsostream.cli.options import Grouped, grouped
 
 if TYPE_CHECKING:
-    from tsostream.cli.rows_out import Writer
     from tsostream.live.follow import Follower
+    from tsostream.live.text import Writer
 
 __all__ = ["tail"]
 
@@ -71,8 +71,8 @@ def tail(
     """
     import sys
 
-    from tsostream.cli.rows_out import make_writer
     from tsostream.live.follow import Follower
+    from tsostream.live.text import make_writer
 
     path = path.expanduser()
     if not wait and not path.exists():

@@ -132,7 +132,7 @@ def _show(console: Console, request: Request, *, fetch: bool) -> None:
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for name in ("type", "file", "from", "for"):
             table.add_column(name, overflow="fold", no_wrap=name in ("type", "from"))
-        for kind, users in chosen.config.users().items():
+        for kind, users in chosen.config.users(exposure.info).items():
             path = chosen.selection.paths.get(kind)
             waiting = chosen.selection.not_cached.get(kind)
             file = path.name if path else waiting or "-"

@@ -76,7 +76,8 @@ class Binding:
     info
         The exposure.
     references
-        Reference type -> record, cut to the subarray; only those the step asked for and that exist.
+        Reference type -> record, cut to the subarray or to the window an earlier step cut out; only those the step
+        asked for and that exist.
     pixeldq : uint32 [y, x]
         The exposure's static DQ plane as the earlier steps left it.
     templates
@@ -91,6 +92,10 @@ class Binding:
     pixeldq: np.ndarray | None = None
     templates: Mapping[str, Any] = field(default_factory=dict)
     segments: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        cut = {name: one.within(self.info) for name, one in self.references.items()}
+        object.__setattr__(self, "references", cut)
 
     @property
     def dq_plane(self) -> np.ndarray:

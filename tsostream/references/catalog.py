@@ -74,6 +74,10 @@ class ReferenceType:
         Whether another READPATT makes it a wrong reference (a bias or a read noise belongs to its readout).
     matches_exactly
         The official pipeline never cuts this type; cutting it is worth a note.
+    extra_tables
+        Tables that stand beside the arrays of an ``image`` type and are read when they are there.
+    any_detector
+        Instruments whose detectors share this type, so that DETECTOR says nothing.
     ndim_miri, ndim_nir
         Dimensions of the first array per instrument where the general rule is wider; empty: no such rule.
     aliases
@@ -87,6 +91,8 @@ class ReferenceType:
     signal: Signal = ""
     readpatt_must_match: bool = False
     matches_exactly: bool = False
+    extra_tables: tuple[str, ...] = ()
+    any_detector: tuple[str, ...] = ()
     ndim_miri: tuple[int, ...] = ()
     ndim_nir: tuple[int, ...] = ()
     aliases: tuple[str, ...] = ()
@@ -96,6 +102,12 @@ _SCI: Final = ArraySpec(name="SCI")
 _DQ: Final = ArraySpec(name="DQ")
 _DQ_OPTIONAL: Final = ArraySpec(name="DQ", required=False)
 _ERR_OPTIONAL: Final = ArraySpec(name="ERR", required=False)
+#: the NIRSpec flats of the spectrograph and of the detector: one plane, or one per wavelength
+_CUBES: Final = (
+    ArraySpec(name="SCI", ndim=(2, 3), also=("FLAT1",)),
+    ArraySpec(name="ERR", ndim=(2, 3), required=False),
+    ArraySpec(name="DQ", ndim=(2, 3), required=False),
+)
 
 _TYPES: Final[tuple[ReferenceType, ...]] = (
     ReferenceType(name="mask", arrays=(_DQ,), aliases=("dq_init", "bad_pixel_mask")),
@@ -150,11 +162,24 @@ _TYPES: Final[tuple[ReferenceType, ...]] = (
     ReferenceType(
         name="wavelength", arrays=(ArraySpec(name="WAVELENGTH", also=("SCI",)),), aliases=("wavelengths",)
     ),
-    ReferenceType(name="photom", layout="extensions", tables=("PHOTOM",)),
+    ReferenceType(name="photom", layout="extensions", tables=("PHOTOM",), any_detector=("NIRSPEC",)),
+    ReferenceType(
+        name="area",
+        arrays=(ArraySpec(name="SCI", required=False),),
+        extra_tables=("AREA",),
+        any_detector=("NIRSPEC",),
+        aliases=("pixel_area",),
+    ),
+    ReferenceType(name="bkg", layout="extensions"),
     ReferenceType(name="apcorr", layout="extensions", tables=("APCORR",)),
     ReferenceType(name="spectrace", layout="extensions"),
     ReferenceType(name="wavemap", layout="extensions"),
-    ReferenceType(name="fflat", layout="extensions"),
+    ReferenceType(
+        name="fflat", layout="extensions", tables=("FAST_VARIATION",), any_detector=("NIRSPEC",)
+    ),
+    ReferenceType(name="sflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
+    ReferenceType(name="dflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
+    ReferenceType(name="wavecorr", layout="other", any_detector=("NIRSPEC",)),
     ReferenceType(name="emicorr", layout="other"),
     ReferenceType(name="sirskernel", layout="other"),
     ReferenceType(name="pastasoss", layout="other"),

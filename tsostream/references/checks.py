@@ -43,6 +43,8 @@ def check_keywords(
         problems.append(Problem(what, where, f"give a {kind.name} reference", "reftype"))
     refused = {"INSTRUME", "DETECTOR"} | ({"READPATT"} if kind.readpatt_must_match else set())
     for keyword in ("INSTRUME", "DETECTOR", "READPATT", "SUBARRAY", "EXP_TYPE", "FILTER", "PUPIL", "GRATING"):
+        if keyword == "DETECTOR" and info.instrument.upper() in kind.any_detector:
+            continue
         differs = disagreement(keyword, keywords, info)
         if differs is None:
             continue

@@ -182,7 +182,8 @@ def _load_fits(
     problems += [_missing(name, kind, hdus, where) for name in kind.tables if name not in keys]
     cut = None
     if kind.layout == "image" and not problems:
-        problems += check_units(hdus[placed[kind.arrays[0]]].header, kind, where, notes)
+        if kind.arrays[0] in placed:
+            problems += check_units(hdus[placed[kind.arrays[0]]].header, kind, where, notes)
         cut = _cut(hdus, placed, kind, keywords, info, problems, notes, where)
     if problems:
         raise ReferenceMismatchError(problems)
@@ -199,13 +200,15 @@ def _load_fits(
             arrays["DQ"] = np.zeros(info.frame_shape, dtype=np.uint32)
             arrays["DQ"].flags.writeable = False
             notes.append(Problem("no DQ extension; no pixel is flagged", where, "", "no_dq"))
+        tables |= {key: read_table(hdus[keys[key]]) for key in kind.extra_tables if key in keys}
     else:
         for key, number in keys.items():
             if is_image(hdus[number]):
                 arrays[key] = read_image(hdus[number], None, bits=False)
             elif isinstance(hdus[number], fits.BinTableHDU) and key != "ASDF":
                 tables[key] = read_table(hdus[number])
-    return Reference(kind.name, path.name, arrays, keywords, tables, where, _sha256(path))
+    box = None if cut is None else (info.xstart, info.ystart, info.nx, info.ny)
+    return Reference(kind.name, path.name, arrays, keywords, tables, where, _sha256(path), box)
 
 
 def _all_keywords(hdus: fits.HDUList, keys: Mapping[str, int], kind: ReferenceType) -> dict[str, Any]:

@@ -336,6 +336,8 @@ def _judge(path: Path, reftype: str, keywords: Mapping[str, Any], info: Exposure
     """Say whether a file suits the exposure; otherwise why not."""
     pairs = {keyword: disagreement(keyword, keywords, info) for keyword in SELECTORS}
     differs = {keyword: pair for keyword, pair in pairs.items() if pair is not None}
+    if info.instrument.upper() in REFERENCE_TYPES[reftype].any_detector:
+        differs.pop("DETECTOR", None)
     other_name = differs.pop("SUBARRAY", None)
     name = str(keywords.get("SUBARRAY", "")).strip().upper()
     wanted = Box.of_exposure(info)

@@ -95,11 +95,11 @@ class Config:
         """Step -> parameters, as written to the metadata."""
         return {operator.name: operator.parameters() for operator in self.operators}
 
-    def users(self) -> dict[str, list[str]]:
-        """Tell which steps want each reference type, in processing order."""
+    def users(self, info: ExposureInfo) -> dict[str, list[str]]:
+        """Tell which steps want each reference type for an exposure, in processing order."""
         steps: dict[str, list[str]] = {}
         for operator in self.operators:
-            for name in (*operator.references, *operator.optional_references):
+            for name in (one for names in operator.wants(info) for one in names):
                 steps.setdefault(name, []).append(operator.name)
         return steps
 

@@ -181,7 +181,7 @@ def lock_of(runs: Sequence[Prepared], versions: Mapping[str, str], crds_version:
     entries = []
     for run in runs:
         info, request = run.exposure.info, run.request
-        steps_of = run.config.users()
+        steps_of = run.config.users(info)
         files = {
             name: LockedFile(
                 one.name,

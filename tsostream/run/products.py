@@ -422,7 +422,7 @@ def _step_status(prepared: Prepared, steps: Steps, step: str, reach: str) -> dic
 def _used_references(prepared: Prepared, steps: Steps, step: str) -> list[str]:
     """Types of the references of the steps up to ``step`` that have a keyword."""
     done = {one.name for one in steps if not one.skipped} & {*_until(steps, step)}
-    users = prepared.config.users()
+    users = prepared.config.users(prepared.exposure.info)
     return [
         name for name in users if name in prepared.references and name in _REFERENCE and done & {*users[name]}
     ]

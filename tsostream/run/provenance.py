@@ -44,7 +44,7 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
         What binding the measuring steps found: trace, aperture, wavelengths, unit.
     """
     info, exposure = prepared.exposure.info, prepared.exposure
-    users = prepared.config.users()
+    users = prepared.config.users(prepared.exposure.info)
     inputs = []
     for segment in exposure.segments:
         entry = {

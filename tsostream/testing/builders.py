@@ -445,9 +445,8 @@ def make_binding(
     templates
         Instead of those of `make_templates`.
     """
-    references = make_references(
-        (*operator.references, *operator.optional_references), info, rng, share=share
-    )
+    wanted = [name for names in operator().wants(info) for name in names]
+    references = make_references(wanted, info, rng, share=share)
     pixeldq = np.zeros(info.frame_shape, np.uint32)
     for name in (dq.DO_NOT_USE, dq.HOT, dq.REFERENCE_PIXEL):
         pixeldq[rng.random(info.frame_shape) < share] |= np.uint32(name)

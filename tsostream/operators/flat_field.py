@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
-from tsostream.integration.coupling import Coupling, PerIntegration, Template
+from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding, BoundRateStep, Operator, reference_array
@@ -125,11 +124,14 @@ class FlatField(Operator):
                 return skip(skipped="no fflat, sflat or dflat reference was found")
             wave = wavelength_map(binding)
             if wave is None:
-                return skip(skipped="the flats depend on the wavelength, and none is known (--wavelengths FILE)")
+                return skip(
+                    skipped="the flats depend on the wavelength, and none is known (--wavelengths FILE)"
+                )
             flat = combined_flat(binding.references, info, wave)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             factor = flat.value if self.inverse else np.float32(1) / flat.value
-            relative = flat.error / flat.value
+            # the official step knows no error of a flat that is multiplied back
+            relative = np.zeros_like(flat.error) if self.inverse else flat.error / flat.value
         run = partial(
             _divide,
             factor=np.ascontiguousarray(factor, np.float32),

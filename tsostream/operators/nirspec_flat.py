@@ -72,14 +72,19 @@ def _table(reference: Reference) -> _Table | None:
         return None
     names = rows.dtype.names or ()
     if not {"wavelength", "data"} <= set(names):
-        raise _fail(reference, f"FAST_VARIATION has the columns {', '.join(names)}, expected WAVELENGTH and DATA")
+        raise _fail(
+            reference, f"FAST_VARIATION has the columns {', '.join(names)}, expected WAVELENGTH and DATA"
+        )
     index = 0
     if "slit_name" in names:
         slits = [str(name).strip().upper() for name in rows["slit_name"]]
         index = next((k for k, name in enumerate(slits) if name in ("ANY", SLIT)), -1)
         if index < 0:
             raise _fail(reference, f"FAST_VARIATION is for {', '.join(slits)}, not for {SLIT} or ANY")
-    columns = [rows[name] if name in names else np.zeros_like(rows["data"]) for name in ("wavelength", "data", "error")]
+    columns = [
+        rows[name] if name in names else np.zeros_like(rows["data"])
+        for name in ("wavelength", "data", "error")
+    ]
     if columns[0].ndim > 1:
         # one vector per row, of which the first NELEM elements count
         length = int(rows["nelem"][index]) if "nelem" in names else columns[0].shape[1]
@@ -143,7 +148,9 @@ def _planes(reference: Reference, name: str) -> np.ndarray:
     """Wavelengths of the planes of the image part [µm]."""
     rows = reference.tables.get("WAVELENGTH")
     if rows is None or "wavelength" not in (rows.dtype.names or ()):
-        raise _fail(reference, f"a {name} with several planes needs a table WAVELENGTH with the column wavelength")
+        raise _fail(
+            reference, f"a {name} with several planes needs a table WAVELENGTH with the column wavelength"
+        )
     wave = np.asarray(rows["wavelength"], np.float64).ravel()
     wave = wave[wave > 0]
     if len(wave) != len(reference.arrays["SCI"]):
@@ -207,7 +214,9 @@ def _image(reference: Reference, name: str, wave: np.ndarray) -> tuple[np.ndarra
     if value.ndim == 3 and len(value) > 1:
         value, error, bits = plane_at(wave, _planes(reference, name), value, error, bits)
     else:
-        value, error, bits = (one.reshape(wave.shape) if one.size == wave.size else one for one in (value, error, bits))
+        value, error, bits = (
+            one.reshape(wave.shape) if one.size == wave.size else one for one in (value, error, bits)
+        )
     bits = np.where(np.isnan(value) | (value == 0), bits | _LOST | _NONE, bits)
     return np.where((bits & _LOST) != 0, 1.0, value), np.asarray(error, np.float64), bits
 

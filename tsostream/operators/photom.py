@@ -95,7 +95,9 @@ class Photom(Operator):
             )  # fmt: skip
         wave = wavelength_map(binding, order) if row.wave is not None else None
         if row.wave is not None and wave is None:
-            return skip(skipped="the response depends on the wavelength, and none is known (--wavelengths FILE)")
+            return skip(
+                skipped="the response depends on the wavelength, and none is known (--wavelengths FILE)"
+            )
         steradian, square = pixel_area(binding.references.get("area"), reference, info)
         row, unit = self._unit(row, info, steradian)
         factor, flags = _conversion(row, info, wave)
@@ -103,7 +105,9 @@ class Photom(Operator):
             with np.errstate(divide="ignore"):
                 factor, unit = np.where(factor == 0, np.nan, 1.0 / factor), "DN/s"
         run = partial(
-            _multiply, factor=np.ascontiguousarray(factor, np.float32), flags=np.ascontiguousarray(flags, np.uint32)
+            _multiply,
+            factor=np.ascontiguousarray(factor, np.float32),
+            flags=np.ascontiguousarray(flags, np.uint32),
         )
         facts = _facts(row, steradian, square)
         after = replace(info, bunit=unit, header={**info.header, **facts, "BUNIT": unit})

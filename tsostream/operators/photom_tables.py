@@ -12,7 +12,15 @@ from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 
-__all__ = ["ARCSEC2", "PhotomRow", "loss_correction", "photom_row", "pixel_area", "response_at", "soss_factor"]
+__all__ = [
+    "ARCSEC2",
+    "PhotomRow",
+    "loss_correction",
+    "photom_row",
+    "pixel_area",
+    "response_at",
+    "soss_factor",
+]
 
 #: one square arc second [sr]
 ARCSEC2 = (np.pi / 648000.0) ** 2
@@ -158,7 +166,11 @@ def loss_correction(reference: Reference, info: ExposureInfo, index: int, count:
     ReferenceMismatchError
         Time coefficients for another number of rows, or without EXPMID.
     """
-    forms = {"TIMECOEFF_LINEAR": _linear, "TIMECOEFF_EXPONENTIAL": _exponential, "TIMECOEFF_POWERLAW": _powerlaw}
+    forms = {
+        "TIMECOEFF_LINEAR": _linear,
+        "TIMECOEFF_EXPONENTIAL": _exponential,
+        "TIMECOEFF_POWERLAW": _powerlaw,
+    }
     present = {name: reference.tables[name] for name in forms if len(reference.tables.get(name, ()))}
     if not present:
         return 1.0
@@ -170,7 +182,9 @@ def loss_correction(reference: Reference, info: ExposureInfo, index: int, count:
     for name, table in present.items():
         if len(table) != count:
             raise _fail(reference, f"{name} has {len(table)} rows, the table PHOTOM {count}")
-        row = {key: float(table[key][index]) for key in table.dtype.names or () if table[key].dtype.kind in "fiu"}
+        row = {
+            key: float(table[key][index]) for key in table.dtype.names or () if table[key].dtype.kind in "fiu"
+        }
         correction *= forms[name](float(middle), row)
     return correction
 
@@ -188,7 +202,9 @@ def _powerlaw(middle: float, row: Mapping[str, float]) -> float:
     return float(np.power(elapsed, row["alpha"])) * row["year1value"]
 
 
-def pixel_area(area: Reference | None, photom: Reference, info: ExposureInfo) -> tuple[float | None, float | None]:
+def pixel_area(
+    area: Reference | None, photom: Reference, info: ExposureInfo
+) -> tuple[float | None, float | None]:
     """Nominal area of a pixel.
 
     Parameters
@@ -220,7 +236,9 @@ def pixel_area(area: Reference | None, photom: Reference, info: ExposureInfo) ->
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+    )
 
 
 def response_at(row: PhotomRow, wave: np.ndarray) -> np.ndarray:

@@ -174,9 +174,7 @@ _TYPES: Final[tuple[ReferenceType, ...]] = (
     ReferenceType(name="apcorr", layout="extensions", tables=("APCORR",)),
     ReferenceType(name="spectrace", layout="extensions"),
     ReferenceType(name="wavemap", layout="extensions"),
-    ReferenceType(
-        name="fflat", layout="extensions", tables=("FAST_VARIATION",), any_detector=("NIRSPEC",)
-    ),
+    ReferenceType(name="fflat", layout="extensions", tables=("FAST_VARIATION",), any_detector=("NIRSPEC",)),
     ReferenceType(name="sflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
     ReferenceType(name="dflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
     ReferenceType(name="wavecorr", layout="other", any_detector=("NIRSPEC",)),

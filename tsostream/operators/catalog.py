@@ -10,6 +10,7 @@ from tsostream.operators.dq_init import DqInit
 from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.extract_1d import Extract1d
 from tsostream.operators.firstframe import Firstframe
+from tsostream.operators.flat_field import FlatField
 from tsostream.operators.gain_scale import GainScale
 from tsostream.operators.group_scale import GroupScale
 from tsostream.operators.ipc import Ipc
@@ -17,6 +18,7 @@ from tsostream.operators.jump import Jump
 from tsostream.operators.lastframe import Lastframe
 from tsostream.operators.linearity import Linearity
 from tsostream.operators.persistence import Persistence
+from tsostream.operators.photom import Photom
 from tsostream.operators.picture_frame import PictureFrame
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.refpix import Refpix
@@ -87,6 +89,8 @@ OPERATORS: dict[str, type[Operator]] = {
         Persistence,
         RampFit,
         GainScale,
+        FlatField,
+        Photom,
         Extract1d,
         WhiteLight,
         TsoPhotometry,

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 
-__all__ = ["RECIPES", "emi_tree", "make_emicorr", "make_ipc", "make_rscd"]
+__all__ = [
+    "RECIPES",
+    "emi_tree",
+    "make_cube_flat",
+    "make_emicorr",
+    "make_fflat",
+    "make_ipc",
+    "make_photom",
+    "make_rscd",
+]
 
 
 def make_ipc(info: ExposureInfo, rng: np.random.Generator) -> Reference:
@@ -54,9 +65,69 @@ def make_emicorr(info: ExposureInfo, rng: np.random.Generator) -> Reference:
     return Reference("emicorr", "test_emicorr.asdf", {}, emi_tree(info))
 
 
+def _fast(info: ExposureInfo, rng: np.random.Generator) -> np.ndarray:
+    """Make the fast variation of a NIRSpec flat."""
+    columns = [(name, "f4", (50,)) for name in ("wavelength", "data", "error")]
+    table = np.zeros(1, [("slit_name", "U15"), ("nelem", "i4"), *columns])
+    table["slit_name"], table["nelem"] = "ANY", 50
+    table["wavelength"] = np.linspace(0.5, 5.5, 50)
+    table["data"], table["error"] = rng.normal(1, 0.01, 50), 0.001
+    table.flags.writeable = False
+    return table
+
+
+def make_fflat(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make the flat of the fore optics."""
+    return Reference("fflat", "test_fflat.fits", {}, tables={"FAST_VARIATION": _fast(info, rng)})
+
+
+def make_cube_flat(info: ExposureInfo, rng: np.random.Generator, name: str) -> Reference:
+    """Make a flat with a plane per wavelength, some of its pixels bad."""
+    shape = (3, *info.frame_shape)
+    value, bits = rng.normal(1, 0.02, shape).astype(np.float32), np.zeros(shape, np.uint32)
+    value[rng.random(shape) < 0.01], bits[rng.random(shape) < 0.01] = np.nan, dq.NO_FLAT_FIELD
+    planes = np.zeros(3, [("wavelength", "f4")])
+    planes["wavelength"] = [0.5, 3.0, 5.5]
+    arrays = {"SCI": value, "ERR": np.full(shape, 0.002, np.float32), "DQ": bits}
+    for array in (*arrays.values(), planes):
+        array.flags.writeable = False
+    tables = {"WAVELENGTH": planes, "FAST_VARIATION": _fast(info, rng)}
+    return Reference(name, f"test_{name}.fits", arrays, tables=tables)
+
+
+def make_photom(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make a table with a row for the exposure."""
+    text = ("filter", "pupil", "grating", "slit", "subarray")
+    kind: list[Any] = [
+        *((name, "U20") for name in text),
+        ("order", "i2"),
+        ("photmjsr", "f4"),
+        ("uncertainty", "f4"),
+    ]
+    if info.is_spectroscopy:
+        kind += [("nelem", "i2"), ("wavelength", "f4", (20,)), ("relresponse", "f4", (20,))]
+    table = np.zeros(1, kind)
+    for name, value in zip(
+        text, (info.filter, info.pupil, info.grating, "S1600A1", info.subarray), strict=True
+    ):
+        table[name] = value
+    table["order"], table["photmjsr"] = 1, 0.5
+    if not info.is_spectroscopy:
+        table = table[[name for name in table.dtype.names or () if name != "subarray" or info.is_miri]]
+    else:
+        table["nelem"], table["wavelength"] = 20, np.linspace(0.5, 5.5, 20)
+        table["relresponse"] = rng.uniform(0.5, 1.5, 20)
+    keywords = {"PIXAR_SR": 1e-13, "PIXAR_A2": 4e-3}
+    return Reference("photom", "test_photom.fits", {}, keywords, {"PHOTOM": table})
+
+
 #: reference type -> how to make it
 RECIPES: dict[str, Callable[[ExposureInfo, np.random.Generator], Reference]] = {
     "emicorr": make_emicorr,
+    "fflat": make_fflat,
+    "sflat": partial(make_cube_flat, name="sflat"),
+    "dflat": partial(make_cube_flat, name="dflat"),
+    "photom": make_photom,
     "ipc": make_ipc,
     "rscd": make_rscd,
 }

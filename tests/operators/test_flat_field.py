@@ -125,12 +125,12 @@ def test_nirspec_without_flats_or_wavelengths_is_skipped(tmp_path: Path) -> None
     assert FlatField().wants(info) == ((), ("fflat", "sflat", "dflat"))
 
 
-def test_a_flat_of_ones_changes_nothing_and_lost_factors_are_told(tmp_path: Path) -> None:
+def test_factors_that_are_missing_are_told(tmp_path: Path) -> None:
     info = nirspec()
     references = load(write_nirspec(tmp_path, info, np.random.default_rng(0)), info)
     binding = Binding(info, {"fflat": references["fflat"]}, None, {"wavelength": {1: waves(info)}})
     step = FlatField().bind(binding)
-    assert step.facts["FLATLACK"] == "sflat,dflat"
+    assert step.notes == ("no sflat and no dflat reference was found; taken as 1",)
 
 
 def test_pixels_without_wavelength_are_lost(tmp_path: Path) -> None:

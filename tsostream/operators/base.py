@@ -194,6 +194,8 @@ class BoundRateStep:
         Keywords that products carry after this step (``PHOTMJSR``, ``PIXAR_SR``, ``SLTSTRT1``, …), by FITS name.
     skipped
         Why the step does nothing for this exposure; empty when it works.
+    notes
+        What is worth telling once.
     """
 
     name: str
@@ -203,6 +205,7 @@ class BoundRateStep:
     templates: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     skipped: str = ""
+    notes: tuple[str, ...] = ()
 
     def push(self, block: Rate) -> list[Rate]:
         """Take a block through the step."""

@@ -138,8 +138,8 @@ class FlatField(Operator):
             relative=np.ascontiguousarray(relative, np.float32),
             flags=np.ascontiguousarray(flat.dq, np.uint32),
         )
-        facts = {"FLATLACK": ",".join(lacking)} if lacking else {}
-        return BoundRateStep(self.name, binding.dq_plane | flat.dq, info, run, facts=facts)
+        notes = (f"no {' and no '.join(lacking)} reference was found; taken as 1",) if lacking else ()
+        return BoundRateStep(self.name, binding.dq_plane | flat.dq, info, run, notes=notes)
 
 
 def _unchanged(rate: Rate) -> Rate:

@@ -168,7 +168,7 @@ def _size(
     frame = int(np.prod(info.frame_shape))
     length = min(block_length(exposure, block_bytes=block_bytes), max(exposure.count, 1))
     # SCI, ERR, two variances, DQ; slopes from files may bring a flat-field variance and pass through a copy
-    rate = length * frame * (20 if info.is_ramp else 28)
+    rate = length * frame * (24 if info.is_ramp else 28)
     columns = max(info.frame_shape) if info.is_spectroscopy else 1
     measurement = length * columns * 120
     in_flight = blocks_in_flight(workers) + 1

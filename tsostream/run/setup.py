@@ -282,8 +282,9 @@ def prepare(
     if problems:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, {})
-    # without templates: to see that the steps fit, and what windows will hold
-    slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, {}, segment_spans(exposure))
+    # without the scout: to see that the steps fit, and what windows will hold
+    known: dict[str, Any] = {"wavelength": wavelengths} if wavelengths else {}
+    slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
     if request.parity is not None:
         check_parity(request, config, info, loaded.references)
     workers = request.workers or os.cpu_count() or 1

@@ -153,6 +153,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     rates = make_chain(templates)
     slopes = prepared.bind_slopes(rates, templates)
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if step.skipped]
+    notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
     templates = dict(slopes.templates)
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):

@@ -15,6 +15,7 @@ from tsostream.cli.inspection import inspect_command
 from tsostream.cli.options import HELP_SETTINGS
 from tsostream.cli.processing import process
 from tsostream.cli.references import refs
+from tsostream.cli.replaying import replay
 from tsostream.cli.simulation import simulate_command
 from tsostream.cli.tailing import tail
 
@@ -64,5 +65,5 @@ def tsostream() -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for _command in (process, inspect_command, tail, simulate_command, refs, demo):
+for _command in (process, inspect_command, tail, replay, simulate_command, refs, demo):
     tsostream.add_command(_command)

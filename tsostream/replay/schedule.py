@@ -157,14 +157,14 @@ def _absolute(segment: SegmentFile) -> tuple[Floats, Floats]:
     rows = np.concatenate([table.rows(int(number), 1).values for number in numbers])
     start, end = DAY * rows[:, 0], DAY * rows[:, 2]
     if not (np.isfinite(start).all() and np.isfinite(end).all() and (np.diff(end) > 0).all()):
-        start = (numbers - 1.0) * cadence(info)
+        start = np.asarray((numbers - 1) * cadence(info), dtype=np.float64)
         end = start + integration_duration(info)
     size = segment.source_path.stat().st_size
     science = segment.extensions["SCI"]
     done: Floats = (numbers - segment.first + 1).astype(np.float64)
     if segment.source_path == segment.path:
         head = float(science.offset)
-        sizes = head + done * science.bytes_per_integration
+        sizes: Floats = head + done * science.bytes_per_integration
     else:  # packed: nobody can say where an integration ends
         head = 0.0
         sizes = size * done / segment.count

@@ -27,11 +27,12 @@ from tsostream.operators.tile import Tile
 
 __all__ = [
     "RampFit",
-    "choose_weights",
+    "choose_classes",
     "clean_weights",
     "finish_variance",
     "fit_ramps",
     "weight_power",
+    "weight_tables",
 ]
 
 #: upper limits of signal-to-noise and the exponents of the optimal weighting (Fixsen et al. 2000, as in spec 21.5)
@@ -83,9 +84,23 @@ def clean_weights(ngroups: int) -> np.ndarray:
     return np.array(rows)
 
 
+def weight_tables(ngroups: int) -> np.ndarray:
+    """`clean_weights` of every length up to ``ngroups``, one after the other.
+
+    Returns
+    -------
+    tables : float64 [power, place]
+        The weights of a ramp of ``n`` groups begin at place ``n (n - 1) / 2``.
+    """
+    tables = np.zeros((len(POWERS), ngroups * (ngroups + 1) // 2))
+    for n in range(2, ngroups + 1):
+        tables[:, n * (n - 1) // 2 : n * (n + 1) // 2] = clean_weights(n)
+    return tables
+
+
 @kernel
-def choose_weights(expected, gain, read2, weights, duration, planes):
-    """Lay out the weights of each pixel, chosen by the signal the template expects.
+def choose_classes(expected, gain, read2, duration, classes):
+    """Choose the weights of each pixel by the signal the template expects.
 
     Parameters
     ----------
@@ -95,36 +110,26 @@ def choose_weights(expected, gain, read2, weights, duration, planes):
         e-/DN.
     read2 : float32 [y, x]
         Read-noise variance of one group [e-^2].
-    weights : float64 [power, group]
-        As `clean_weights`.
     duration : float
         Time from the first to the last group [s].
-    planes : float32 [group, y, x]
-        Written.
+    classes : int32 [y, x]
+        Index of the exponent, written.
     """
     for y in range(expected.shape[0]):
         for x in range(expected.shape[1]):
             signal = np.float64(expected[y, x]) * duration
-            power = weight_power(signal if np.isfinite(signal) else 0.0, read2[y, x], gain[y, x])
-            for g in range(planes.shape[0]):
-                planes[g, y, x] = weights[power, g]
+            classes[y, x] = weight_power(signal if np.isfinite(signal) else 0.0, read2[y, x], gain[y, x])
 
 
 @kernel
-def _fit_segment(data, i, y, x, start, length, power, tgroup):
-    """Slope [DN/s] of ``length >= 3`` groups by weighted least squares."""
-    middle = (length - 1) / 2.0
-    sw = swx = swy = swxx = swxy = 0.0
+def _fit_segment(data, i, y, x, start, length, power, tables, tgroup):
+    """Slope [DN/s] of ``length >= 2`` groups by weighted least squares."""
+    place = length * (length - 1) // 2
     origin = np.float64(data[i, start, y, x])
-    for k in range(length):
-        w = np.float64(np.float32(abs((k - middle) / middle)) ** np.float32(POWERS[power]))
-        value = data[i, start + k, y, x] - origin
-        sw += w
-        swx += w * k
-        swy += w * value
-        swxx += w * k * k
-        swxy += w * k * value
-    return (sw * swxy - swx * swy) / (sw * swxx - swx * swx) / tgroup
+    rise = 0.0
+    for k in range(1, length):
+        rise += tables[power, place + k] * (np.float64(data[i, start + k, y, x]) - origin)
+    return rise / tgroup
 
 
 @kernel
@@ -143,7 +148,7 @@ def _next_segment(groupdq, i, y, x, start):
 
 
 @kernel
-def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_time, suppress):
+def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tables, tgroup, first_time, suppress):
     """Fit one flagged ramp.
 
     Returns slope [DN/s], read-noise variance [(DN/s)^2], number of differences K (0: no slope; fewer than one for a
@@ -188,7 +193,7 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_ti
             rise = np.float64(data[i, end - 1, y, x] - data[i, start, y, x])
             if np.isfinite(expected):
                 rise = expected * tgroup * (n - 1)
-            one = _fit_segment(data, i, y, x, start, n, weight_power(rise, read2, gain), tgroup)
+            one = _fit_segment(data, i, y, x, start, n, weight_power(rise, read2, gain), tables, tgroup)
             variance = 12.0 / (np.float64(n) ** 3 - n)
             used += n - 1.0
         weight += 1.0 / variance
@@ -197,11 +202,87 @@ def _fit_flagged(data, groupdq, i, y, x, gain, read2, expected, tgroup, first_ti
 
 
 @kernel
+def _common_groups(groupdq, i, y):
+    """First and last + 1 of the groups that remain when those are left out that no pixel of the row can use."""
+    first, last = 0, groupdq.shape[1]
+    while first < last:
+        flags, alive = groupdq[i, first, y], False
+        for x in range(flags.size):
+            if not flags[x] & DNU:
+                alive = True
+                break
+        if alive:
+            break
+        first += 1
+    while last > first:
+        flags, alive = groupdq[i, last - 1, y], False
+        for x in range(flags.size):
+            if not flags[x] & DNU:
+                alive = True
+                break
+        if alive:
+            break
+        last -= 1
+    return first, last
+
+
+@kernel
+def _collect_flags(groupdq, i, y, first, last, seen):
+    """OR of the flags of each ramp of a row; DO_NOT_USE does not count outside ``first … last - 1``."""
+    for x in range(seen.size):
+        seen[x] = 0
+    for g in range(groupdq.shape[1]):
+        flags = groupdq[i, g, y]
+        keep = np.uint8(0xFF) if first <= g < last else ~DNU
+        for x in range(seen.size):
+            seen[x] |= flags[x] & keep
+
+
+@kernel
+def _rise_of_row(data, i, y, first, last, classes, tables, rise):
+    """Rise per group of the ramps of a row [DN], without regard to flags.
+
+    Relative to the first group, so that float32 keeps the full precision of the rise.
+    """
+    n, nx = last - first, rise.size
+    place = n * (n - 1) // 2
+    start = data[i, first, y]
+    low, high = 5, 0
+    for x in range(nx):
+        rise[x] = 0.0
+        low = min(low, classes[x])
+        high = max(high, classes[x])
+    for k in range(1, n):
+        row = data[i, first + k, y]
+        w0, w1 = np.float32(tables[0, place + k]), np.float32(tables[1, place + k])
+        w2, w3 = np.float32(tables[2, place + k]), np.float32(tables[3, place + k])
+        w4, w5 = np.float32(tables[4, place + k]), np.float32(tables[5, place + k])
+        if low == high:
+            weight = np.float32(tables[low, place + k])
+            for x in range(nx):
+                rise[x] += weight * (row[x] - start[x])
+            continue
+        if high - low == 1:
+            fainter, brighter = np.float32(tables[low, place + k]), np.float32(tables[high, place + k])
+            for x in range(nx):
+                rise[x] += (fainter if classes[x] == low else brighter) * (row[x] - start[x])
+            continue
+        # selections rather than a look-up, which would be one load a sample
+        for x in range(nx):
+            c = classes[x]
+            below = w0 if c == 0 else (w1 if c == 1 else w2)
+            above = w3 if c == 3 else (w4 if c == 4 else w5)
+            rise[x] += (below if c < 3 else above) * (row[x] - start[x])
+
+
+@kernel
 def fit_ramps(
-    data, groupdq, pixeldq, gain, read2, expected, weights, planes, clean_unit, clean_rnoise, tgroup, first_time,
+    data, groupdq, pixeldq, gain, read2, expected, tables, fixed, clean_unit, clean_rnoise, tgroup, first_time,
     suppress, slope, unit_variance, var_rnoise, bits, y0, y1,
 ):  # fmt: skip
     """Fit every ramp.
+
+    Groups that no pixel of a row can use, at either end, shorten the ramps of the row; they cost nothing else.
 
     Parameters
     ----------
@@ -217,12 +298,12 @@ def fit_ramps(
         Read-noise variance of one group [e-^2].
     expected : float32 [y, x]
         The template's slope [DN/s] for the choice of weights, NaN to take it from the ramp.
-    weights : float64 [power, group]
-        As `clean_weights`.
-    planes : float32 [group, y, x]
-        The weights of each pixel where the template has chosen them; without groups: chosen here from each ramp.
+    tables : float64 [power, place]
+        As `weight_tables`.
+    fixed : int32 [y, x]
+        As `choose_classes`, where the template has chosen; without rows: chosen here from each ramp.
     clean_unit, clean_rnoise : float32 [y, x]
-        ``unit_variance`` and ``var_rnoise`` of a ramp without flags.
+        ``unit_variance`` and ``var_rnoise`` of a ramp of all groups without flags.
     tgroup : float
         Group time [s].
     first_time : float
@@ -242,46 +323,49 @@ def fit_ramps(
     """
     n, ngroups, _, nx = data.shape
     seen = np.empty(nx, np.uint8)
-    classes = np.empty(nx, np.int8)
+    classes = np.empty(nx, np.int32)
     rise = np.empty(nx, np.float32)
     per_second = np.float32(1.0 / (tgroup if ngroups > 1 else first_time))
     for i in range(n):
         for y in range(y0, y1):
-            for x in range(nx):
-                seen[x] = 0
-                rise[x] = 0.0
-            for g in range(ngroups):
-                for x in range(nx):
-                    seen[x] |= groupdq[i, g, y, x]
-            # relative to the first group, so that float32 keeps the full precision of the rise
+            first, last = _common_groups(groupdq, i, y)
+            length = last - first
+            if length < min(ngroups, 2):
+                first, last, length = 0, ngroups, ngroups
+            _collect_flags(groupdq, i, y, first, last, seen)
             if ngroups == 1:
-                for x in range(nx):
-                    rise[x] = data[i, 0, y, x]
-            elif planes.shape[0] > 0:
-                for g in range(1, ngroups):
-                    for x in range(nx):
-                        rise[x] += planes[g, y, x] * (data[i, g, y, x] - data[i, 0, y, x])
+                rise[:] = data[i, 0, y]
             else:
-                for x in range(nx):
-                    delta = np.float64(data[i, ngroups - 1, y, x] - data[i, 0, y, x])
-                    classes[x] = weight_power(delta, read2[y, x], gain[y, x])
-                for g in range(1, ngroups):
+                if fixed.shape[0] > 0 and length == ngroups:
+                    classes[:] = fixed[y]
+                else:
                     for x in range(nx):
-                        weight = np.float32(weights[classes[x], g])
-                        rise[x] += weight * (data[i, g, y, x] - data[i, 0, y, x])
+                        delta = np.float64(data[i, last - 1, y, x] - data[i, first, y, x])
+                        if np.isfinite(expected[y, x]):
+                            delta = np.float64(expected[y, x]) * tgroup * (length - 1)
+                        classes[x] = weight_power(delta, read2[y, x], gain[y, x])
+                _rise_of_row(data, i, y, first, last, classes, tables, rise)
+            more, less = np.float32(1.0), np.float32(1.0)
+            if length < ngroups:
+                more = np.float32((ngroups - 1.0) / (length - 1.0))
+                scatter = 12.0 / (np.float64(length) ** 3 - length) if length > 2 else 2.0
+                less = np.float32(scatter / (12.0 / (np.float64(ngroups) ** 3 - ngroups)))
+            level, unit, read, flags = slope[i, y], unit_variance[i, y], var_rnoise[i, y], bits[i, y]
             for x in range(nx):
-                slope[i, y, x] = rise[x] * per_second
-                unit_variance[i, y, x] = clean_unit[y, x]
-                var_rnoise[i, y, x] = clean_rnoise[y, x]
-                bits[i, y, x] = pixeldq[y, x] | np.uint32(seen[x] & PERS)
+                level[x] = rise[x] * per_second
+            for x in range(nx):
+                unit[x] = clean_unit[y, x] * more
+                read[x] = clean_rnoise[y, x] * less
+            for x in range(nx):
+                flags[x] = pixeldq[y, x] | np.uint32(seen[x] & PERS)
             for x in range(nx):
                 if not (seen[x] & ~PERS) | np.uint8(pixeldq[y, x] & DNU):
                     continue
-                value, variance, used, more = _fit_flagged(
+                value, variance, used, found = _fit_flagged(
                     data, groupdq, i, y, x, np.float64(gain[y, x]), np.float64(read2[y, x]),
-                    np.float64(expected[y, x]), tgroup, first_time, suppress,
+                    np.float64(expected[y, x]), tables, tgroup, first_time, suppress,
                 )  # fmt: skip
-                bits[i, y, x] |= more
+                bits[i, y, x] |= found
                 if used > 0 and not bits[i, y, x] & DNU:
                     slope[i, y, x] = value
                     unit_variance[i, y, x] = 1.0 / (tgroup * gain[y, x] * used)
@@ -369,17 +453,17 @@ class RampFit(Operator):
         read2 = np.nan_to_num((read * scale) ** 2 / (2.0 * info.nframes)).astype(np.float32)
         template, pixels = _template(binding, info.frame_shape)
         levels = np.ascontiguousarray(template.ravel()[pixels])
-        weights = clean_weights(max(info.ngroups, 2))
+        tables = weight_tables(max(info.ngroups, 2))
         tgroup = float(np.float32(info.group_time))
         first_time = (info.nframes + 1) * float(np.float32(info.frame_time)) / 2.0
-        planes = np.empty((0, *info.frame_shape), np.float32)
+        classes = np.empty((0, info.nx), np.int32)
         expected = template
         if "image" in binding.templates:
             # where the template knows nothing, weights must not follow the ramp either: those of no signal
             expected = np.where(np.isfinite(template), template, np.float32(0))
         if "image" in binding.templates and info.ngroups > 1:
-            planes = np.empty((info.ngroups, *info.frame_shape), np.float32)
-            choose_weights(expected, scale, read2, weights, tgroup * (info.ngroups - 1), planes)
+            classes = np.empty(info.frame_shape, np.int32)
+            choose_classes(expected, scale, read2, tgroup * (info.ngroups - 1), classes)
         clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
         outside = self.outside(info.ngroups)
@@ -387,7 +471,7 @@ class RampFit(Operator):
         fit = partial(
             _fit,
             outside=tuple(outside),
-            arrays=(pixeldq, scale, read2, expected, weights, planes, *clean),
+            arrays=(pixeldq, scale, read2, expected, tables, classes, *clean),
             times=(tgroup, first_time),
             suppress=suppress,
         )

@@ -2,7 +2,8 @@
 
 Templates are shapes; levels always come from the integration itself. Every integration is divided by its own flux
 scale before the median is taken, so a transit does not leak into the template. The scout works in two stages: slopes
-without templates give the first template; slopes with it (weights and variances as in the run) give the final ones.
+of a few integrations without templates give a first image, which is enough to choose weights by; slopes with it
+(weights and variances as in the run) of all its integrations give the templates.
 """
 
 from __future__ import annotations
@@ -29,13 +30,17 @@ __all__ = [
     "SCOUT_INTEGRATIONS",
     "Scout",
     "ScoutPlan",
+    "first_numbers",
     "load_scout",
     "parse_scout",
     "run_scout",
     "scout_numbers",
 ]
 
-SCOUT_INTEGRATIONS = 64
+#: how many integrations the scout reads: this part of the exposure, but at least and at most so many
+SCOUT_SHARE, SCOUT_FEWEST, SCOUT_INTEGRATIONS = 6, 16, 64
+#: and how many of them for the first image
+FIRST_SHARE, FIRST_FEWEST = 4, 5
 #: images of the stack never take more than this [bytes]; large frames get fewer of them
 STACK_BYTES = 256 << 20
 #: arrays of a stored scout
@@ -55,13 +60,13 @@ class ScoutPlan:
     kind
         ``spread`` (evenly over the exposure), ``head`` (the first ones after settling), or ``file``.
     integrations
-        How many.
+        How many; None: a sixth of the exposure, 16 to 64.
     path
         Of a stored scout.
     """
 
     kind: Literal["spread", "head", "file"] = "spread"
-    integrations: int = SCOUT_INTEGRATIONS
+    integrations: int | None = None
     path: Path | None = None
 
 
@@ -201,7 +206,17 @@ def stack_size(plan: ScoutPlan, exposure: Exposure) -> int:
     """How many integrations the scout reads."""
     frame = int(np.prod(exposure.info.frame_shape)) * 4
     affordable = max(FEWEST, STACK_BYTES // frame)
-    return max(1, min(plan.integrations, exposure.count, affordable))
+    wanted = plan.integrations
+    if wanted is None:
+        wanted = min(max(exposure.count // SCOUT_SHARE, SCOUT_FEWEST), SCOUT_INTEGRATIONS)
+    return max(1, min(wanted, exposure.count, affordable))
+
+
+def first_numbers(numbers: list[int]) -> list[int]:
+    """Choose the integrations of the first image, evenly among those of the scout."""
+    count = min(len(numbers), max(len(numbers) // FIRST_SHARE, FIRST_FEWEST))
+    places = (np.arange(count) + 0.5) * len(numbers) / count
+    return [numbers[int(place)] for place in places]
 
 
 def scout_numbers(plan: ScoutPlan, exposure: Exposure) -> list[int]:
@@ -264,6 +279,7 @@ def run_scout(
     *,
     workers: int,
     block_bytes: int,
+    first_image: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scout:
     """Make the templates.
@@ -280,6 +296,8 @@ def run_scout(
         Where blocks are worked on.
     block_bytes
         Size of a block.
+    first_image
+        Whether the steps up to the slopes depend on templates, so that a first image is needed.
     progress
         Called with (integrations done, integrations to do).
 
@@ -290,30 +308,30 @@ def run_scout(
     """
     info = exposure.info
     shape = info.frame_shape
-    stages = 2 if info.is_ramp else 1
-    total = stages * len(numbers)
-    stack = np.empty((len(numbers), *shape), np.float32)
-    pairs = comparators(len(numbers))
+    runs = [first_numbers(numbers), numbers] if first_image else [numbers]
+    total = sum(len(one) for one in runs)
+    whole = np.empty((len(numbers), *shape), np.float32)
     image, scatter = np.empty(shape, np.float32), np.empty(shape, np.float32)
     finite = np.empty(shape, np.int32)
     variance = np.zeros(shape)
     weight = np.zeros(shape, np.int32)
     templates: dict[str, Any] = {}
-    for stage in range(stages):
+    done = 0
+    for chosen in runs:
         chain = make_chain(templates)
+        stack = whole[: len(chosen)]
         variance[...] = 0.0
         weight[...] = 0
 
-        def take(raw: Raw, place: int, chain: RateChain = chain) -> np.ndarray:
+        def take(raw: Raw, place: int, chain: RateChain = chain, stack: np.ndarray = stack) -> np.ndarray:
             with chain.rates(raw) as rate:
                 part = stack[place : place + rate.count]
                 part[...] = rate.data
                 part[(rate.dq & np.uint32(dq.DO_NOT_USE)) != 0] = np.nan
                 return rate.var_poisson + rate.var_rnoise
 
-        done = stage * len(numbers)
         for one in _in_order(
-            pool, take, read_sync(exposure, _ranges(numbers), block_bytes=block_bytes), workers
+            pool, take, read_sync(exposure, _ranges(chosen), block_bytes=block_bytes), workers
         ):
             # integration by integration: the sum must not depend on the size of the blocks
             for plane in one:
@@ -322,8 +340,8 @@ def run_scout(
                 weight += there
             done += len(one)
             progress(done, total)
-        scale = np.ones(len(numbers))
-        first = stack[:: max(1, len(numbers) // 9)][:9]
+        scale = np.ones(len(chosen))
+        first = stack[:: max(1, len(chosen) // 9)][:9]
         stack_statistics(
             np.ascontiguousarray(first),
             np.ones(len(first)),
@@ -338,7 +356,7 @@ def run_scout(
         if pixels.size == 0:
             raise InputError(
                 Problem(
-                    f"no usable pixel has a positive slope in the {len(numbers)} integrations the scout read",
+                    f"no usable pixel has a positive slope in the {len(chosen)} integrations the scout read",
                     exposure.label,
                     "check the references and that the exposure holds a source",
                     "no-signal",
@@ -347,14 +365,14 @@ def run_scout(
         flux_scale(stack, pixels, image.ravel()[pixels], scale)
         scale /= np.median(scale)
         scale = np.where(np.isfinite(scale) & (scale > 0.05), scale, 1.0)
-        _statistics(pool, workers, stack, scale, pairs, image, scatter, finite)
+        _statistics(pool, workers, stack, scale, comparators(len(chosen)), image, scatter, finite)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (variance / weight).astype(np.float32)
         templates = {
             "image": image.copy(),
             "scatter": scatter.copy(),
             "variance": mean,
-            "count": len(numbers),
+            "count": len(chosen),
         }
     # a pixel that is rarely usable has no template
     image[finite * 2 < len(numbers)] = np.nan
@@ -363,7 +381,7 @@ def run_scout(
         image,
         scatter,
         templates["variance"],
-        _covariance(stack, scale, image, templates["variance"], slow_is_x=abs(info.slowaxis) == 1),
+        _covariance(whole, scale, image, templates["variance"], slow_is_x=abs(info.slowaxis) == 1),
         len(numbers),
         tuple(numbers),
         facts,

@@ -32,7 +32,7 @@ from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start, run_fingerprint
 from tsostream.run.readout import effective_times
-from tsostream.run.scout import Scout, load_scout, run_scout, scout_numbers, scout_path
+from tsostream.run.scout import Scout, first_numbers, load_scout, run_scout, scout_numbers, scout_path
 from tsostream.run.setup import Prepared
 from tsostream.sinks import Output
 
@@ -138,7 +138,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
     else:
         numbers = scout_numbers(prepared.scout, exposure)
-        observer.begin("scout", (2 if exposure.info.is_ramp else 1) * len(numbers))
+        first_image = exposure.info.is_ramp and prepared.request.parity is None
+        observer.begin("scout", len(numbers) + len(first_numbers(numbers)) * first_image)
         scout = run_scout(
             exposure,
             numbers,
@@ -146,6 +147,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
             pool,
             workers=plan.workers,
             block_bytes=prepared.request.block_bytes or plan.block_bytes,
+            first_image=first_image,
             progress=lambda done, total: observer.advance(done, None),
         )
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)

@@ -189,10 +189,9 @@ def test_a_second_process_is_refused(
     first = spawn(*given, "--hold", stdin=subprocess.PIPE)
     assert first.stdout is not None
     assert int(first.stdout.readline()) > 0
-    with pytest.raises(OutputExistsError, match="exists already"):
-        reduce(exposure, out, segments)
-    with pytest.raises(OutputExistsError, match=f"process {first.pid} on"):
-        reduce(exposure, out, segments, overwrite=True)
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(OutputExistsError, match=f"process {first.pid} on"):
+            reduce(exposure, out, segments, **how)
     first.communicate("go on\n", timeout=60)
     assert first.returncode == 0
     assert len(tsostream.open(out)) == 600

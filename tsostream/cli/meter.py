@@ -49,7 +49,7 @@ class Meter:
         self.rows = 0
         self.counts = dict.fromkeys(COUNTS, 0)
         self._clock = clock
-        self._began = clock()
+        self._began, self._base = clock(), 0
         self._marks: deque[tuple[float, int]] = deque()
         self._recent: deque[tuple[float, float]] = deque(maxlen=LOOK_BACK)
         self._steps: list[np.ndarray] = []
@@ -57,12 +57,15 @@ class Meter:
     def begin(self, stage: str, total: int) -> None:
         """Begin a stage."""
         self.stage, self.total, self.done = stage, total, 0
-        self._began = self._clock()
+        self._began, self._base = self._clock(), 0
         self._marks.clear()
 
     def advance(self, done: int, pair: RowPair | None) -> None:
         """Take note of progress, and of the rows that were written."""
         self.done = done
+        if pair is None and self.stage == "stream":
+            # done by an earlier session
+            self._base = self.rows = done
         now = self._clock()
         self._marks.append((now, done))
         while len(self._marks) > 2 and self._marks[0][0] < now - _WINDOW:
@@ -93,7 +96,7 @@ class Meter:
         then, done = self._marks[0]
         now = self._marks[-1][0]
         if now - then < 0.5 * min(_WINDOW, self.elapsed) or self.done == done:
-            then, done, now = self._began, 0, self._clock()
+            then, done, now = self._began, self._base, self._clock()
         return (self.done - done) / (now - then) if now > then else math.nan
 
     @property

@@ -36,6 +36,7 @@ tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
 tsostream process data/ --level calints --wavelengths jw*_calints.fits --out lc.arrow
 tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8
 tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log-file lc.log
+tsostream process data/ --refs references/ --out lc.arrow --resume
 tsostream process data/ --refs references/ --out lc.arrow --products rateints --save-steps refpix --save-ints 1-10
 """
 
@@ -51,6 +52,13 @@ tsostream process data/ --refs references/ --out lc.arrow --products rateints --
     help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.",
 )
 @grouped("Output", "--overwrite", is_flag=True, help="Replace an output that is there already.")
+@grouped(
+    "Output",
+    "--resume",
+    is_flag=True,
+    help="Go on with an output that did not reach its end, with the same inputs, references and parameters; the "
+    "result is that of an undisturbed run.",
+)
 @product_options
 @grouped(
     "Output",
@@ -85,9 +93,9 @@ def process(
     lc.nrs2.arrow).
 
     \b
-    Exit codes: 0 done; 1 failed on the way (the rows written are kept);
+    Exit codes: 0 done; 1 failed on the way (the rows written are kept; go on with --resume);
     2 a problem found before the start; 130 interrupted (Ctrl-C or SIGTERM; the output is closed properly,
-    with status "interrupted").
+    with status "interrupted"; go on with --resume).
     """  # noqa: D301 - click looks for the backspace itself
     from tsostream.cli.interruption import Interruptible
     from tsostream.cli.logs import logging_to
@@ -181,7 +189,10 @@ def how_far(prepared: Prepared, watcher: Watcher) -> str:
     total = exposure.last - exposure.first + 1
     if meter.rows == 0:
         return f"{prepared.out} holds no rows yet"
-    return f"{prepared.out} holds {meter.rows} of {total} integrations, readable as they are"
+    return (
+        f"{prepared.out} holds {meter.rows} of {total} integrations, readable as they are; "
+        "the same command with --resume goes on"
+    )
 
 
 def summarise(result: Result, watcher: Watcher) -> str:

@@ -31,6 +31,7 @@ from tsostream.sinks.products import (
     ProductKind,
     Products,
     ProductSpec,
+    Resumed,
     Source,
     part_path,
     product_bytes,
@@ -161,7 +162,8 @@ def plan_products(
     if problems or directory is None:
         raise _error(problems)
     plan = ProductPlan(directory, tuple(_files(exposure, directory, kinds, steps, span)))
-    problems = _wrong_files(plan, exposure, overwrite=request.overwrite)
+    # whose files they are, a run that goes on knows when its journal is open
+    problems = _wrong_files(plan, exposure, overwrite=request.overwrite or request.resume)
     if not problems:
         plan = ProductPlan(directory, plan.files, shutil.disk_usage(directory).free)
         there = sum(part_path(one.path).stat().st_size for one in plan.files if part_path(one.path).exists())
@@ -316,8 +318,19 @@ def product_memory(plan: ProductPlan | None, frame: int, workers: int, length: i
 
 
 @contextmanager
-def attach_products(prepared: Prepared, chain: Chain) -> Iterator[Products]:
+def attach_products(
+    prepared: Prepared, chain: Chain, resumed: Resumed | None = None, *, overwrite: bool | None = None
+) -> Iterator[Products]:
     """Let the chain write products as long as the block lasts.
+
+    Parameters
+    ----------
+    prepared, chain
+        The run.
+    resumed
+        Where a run goes on; None for one that begins.
+    overwrite
+        Replace products of an older run; default as requested.
 
     Yields
     ------
@@ -328,7 +341,9 @@ def attach_products(prepared: Prepared, chain: Chain) -> Iterator[Products]:
     specs = _specs(prepared, plan, chain) if plan is not None else []
     # parity products say what the official ones say of a pixel without a slope
     unusable = math.nan if prepared.request.parity is None else 0.0
-    products = Products(specs, overwrite=prepared.request.overwrite, unusable=unusable)
+    replace = prepared.request.overwrite if overwrite is None else overwrite
+    products = Products(specs, overwrite=replace, unusable=unusable, resume=resumed)
+    products.check_kept()
 
     def save_ramps(tile: Tile, step: str) -> None:
         products.add_ramps(tile.first, tile.data, tile.groupdq, step)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from tsostream.errors import ReadError
 from tsostream.files import TIME_FLAGS
 from tsostream.references.crds_client import crds_version
 from tsostream.run.scout import Scout
-from tsostream.run.setup import Prepared
 from tsostream.run.versions import package_versions
 
-__all__ = ["describe_start", "package_versions", "run_fingerprint"]
+if TYPE_CHECKING:
+    from tsostream.run.setup import Prepared
+
+__all__ = ["describe_prepared", "describe_start", "input_identity", "package_versions", "run_fingerprint"]
 
 
 def _sha256(path: Path) -> str:
@@ -31,18 +34,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -> dict[str, Any]:
-    """Collect what is known before the first row.
-
-    Parameters
-    ----------
-    prepared
-        The run.
-    scout
-        Its templates.
-    measured
-        What binding the measuring steps found: trace, aperture, wavelengths, unit.
-    """
+def describe_prepared(prepared: Prepared, *, hash_inputs: bool = False) -> dict[str, Any]:
+    """Collect what is known before the scout."""
     info, exposure = prepared.exposure.info, prepared.exposure
     users = prepared.config.users(prepared.exposure.info)
     inputs = []
@@ -53,7 +46,7 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
             "mtime_ns": segment.mtime_ns,
             "header_sha256": segment.header_sha256,
         }
-        if prepared.request.hash_inputs:
+        if hash_inputs:
             entry["sha256"] = _sha256(Path(segment.source_path))
         inputs.append(entry)
     return {
@@ -91,23 +84,41 @@ def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -
             }
             for name, r in prepared.references.items()
         },
+        "products_planned": [] if prepared.products is None else [one.path.name for one in prepared.products.files],
         "crds": {"context": prepared.crds_context, "version": crds_version()},
         "lock": str(prepared.request.lock or ""),
         "scout_request": prepared.request.scout,
         "scout_file": _scout_file(prepared),
         "wavelength_file": _wavelength_file(prepared),
+        "wavelength_source": prepared.wavelength_source or "none: pixel index",
+        "time_flag_bits": TIME_FLAGS,
+        "versions": package_versions(),
+        "notes": prepared.notes,
+    }  # fmt: skip
+
+
+def describe_start(prepared: Prepared, scout: Scout, measured: dict[str, Any]) -> dict[str, Any]:
+    """Collect what is known before the first row.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    scout
+        Its templates.
+    measured
+        What binding the measuring steps found: trace, aperture, wavelengths, unit.
+    """
+    return {
+        **describe_prepared(prepared, hash_inputs=prepared.request.hash_inputs),
         "scout": {
             "kind": prepared.scout.kind,
             "integrations": scout.numbers,
             "sha256": scout_hash(scout),
             **scout.facts,
         },
-        "wavelength_source": prepared.wavelength_source or "none: pixel index",
-        "time_flag_bits": TIME_FLAGS,
-        "versions": package_versions(),
-        "notes": prepared.notes,
         **measured,
-    }  # fmt: skip
+    }
 
 
 def _wavelength_file(prepared: Prepared) -> dict[str, str] | None:
@@ -137,17 +148,35 @@ def scout_hash(scout: Scout) -> str:
 
 
 def run_fingerprint(start: dict[str, Any]) -> dict[str, Any]:
-    """List what must be equal for a run to be resumed."""
-    return {
+    """List what must be equal for a run to be resumed.
+
+    Parameters
+    ----------
+    start
+        From `describe_start`; of `describe_prepared`, the fingerprint lacks what only the scout tells.
+    """
+    config = start["config"]
+    wavelengths = np.asarray(start.get("wavelength", [])).tolist()
+    known = {
         "exposure": start["exposure"],
         "first_integration": start["first_integration"],
         "last_integration": start["last_integration"],
-        "inputs": {Path(one["path"]).name: [one["size"], one["header_sha256"]] for one in start["inputs"]},
-        "config": start["config"]["steps"],
+        "gaps": start["gaps"],
+        "inputs": {Path(one["path"]).name: input_identity(one) for one in start["inputs"]},
+        "config": config["steps"],
+        "steps": {name: config[name] for name in ("order", "skipped", "scope")},
         "references": {name: one["sha256"] for name, one in start["references"].items()},
-        "scout": start["scout"]["sha256"],
-        "wavelength": hashlib.sha256(
-            repr(np.asarray(start.get("wavelength", [])).tolist()).encode()
-        ).hexdigest(),
+        "wavelength_file": (start["wavelength_file"] or {}).get("sha256"),
+        "products": start.get("products_planned", []),
         "versions": start["versions"],
     }
+    if "scout" in start:
+        known["scout"] = start["scout"]["sha256"]
+        known["scout_integrations"] = start["scout"]["integrations"]
+        known["wavelength"] = hashlib.sha256(repr(wavelengths).encode()).hexdigest()
+    return known
+
+
+def input_identity(entry: Mapping[str, Any]) -> list[Any]:
+    """Size and header hash of an input, as the journal knows it."""
+    return [entry["size"], entry["header_sha256"]]

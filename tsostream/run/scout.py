@@ -8,12 +8,14 @@ of a few integrations without templates give a first image, which is enough to c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -111,15 +113,16 @@ class Scout:
         }
 
     def save(self, path: Path) -> None:
-        """Store the templates beside the output; equal scouts give equal files.
+        """Store the templates beside the output, in one step; equal scouts give equal files.
 
         Raises
         ------
         SinkError
             When it cannot be written.
         """
+        unfinished = path.with_name(path.name + ".new")
         try:
-            with path.open("wb") as file:
+            with unfinished.open("wb") as file:
                 np.savez(
                     file,
                     image=self.image,
@@ -128,7 +131,11 @@ class Scout:
                     covariance=self.covariance,
                     numbers=np.array(self.numbers, np.int64),
                 )
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
         except OSError as error:
+            unfinished.unlink(missing_ok=True)
             raise SinkError(
                 f"{path}: the scout cannot be stored ({error.strerror or error}); "
                 "free some space or choose another --out"
@@ -151,7 +158,7 @@ def load_scout(path: Path, shape: tuple[int, int]) -> Scout:
     try:
         with np.load(path, allow_pickle=False) as content:
             parts = {name: content[name] for name in STORED}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ConfigError(
             Problem(
                 f"is not a stored scout ({error})",

@@ -23,9 +23,9 @@ from tsostream.run.config import Config
 from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
-from tsostream.run.scout import ScoutPlan, parse_scout, scout_path
+from tsostream.run.resume import State, check_output, check_same_run
+from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes
-from tsostream.sinks import TABLES, table_path
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
 
@@ -58,8 +58,8 @@ class Request:
         Blocks worked on side by side; default the number of processors.
     max_memory
         Such as ``2GB``.
-    overwrite
-        Replace an existing output.
+    overwrite, resume
+        Replace an existing output, or go on with one that did not reach its end.
     hash_inputs
         Record the sha256 of whole input files, not only of their headers.
     products, products_dir
@@ -89,6 +89,7 @@ class Request:
     workers: int | None = None
     max_memory: str | None = None
     overwrite: bool = False
+    resume: bool = False
     hash_inputs: bool = False
     products: tuple[str, ...] = ()
     products_dir: Path | None = None
@@ -130,6 +131,8 @@ class Prepared:
         Rules of CRDS that chose references; empty when none did.
     products
         FITS products to make; None when none is asked for.
+    state
+        Whether the output begins, goes on, or is complete already.
     """
 
     request: Request
@@ -145,6 +148,7 @@ class Prepared:
     notes: tuple[str, ...] = field(default=())
     crds_context: str = ""
     products: ProductPlan | None = None
+    state: State = "new"
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
@@ -264,7 +268,9 @@ def prepare(
             problems.extend(error.problems)
             return None
 
-    collect(lambda: _check_output(out, exposure, overwrite=request.overwrite))
+    state: State | None = collect(
+        lambda: check_output(out, exposure, overwrite=request.overwrite, resume=request.resume)
+    )
     chosen = choose(request, info, problems, fetch=fetch, progress=progress)
     if chosen is not None:
         request = chosen.request
@@ -312,7 +318,9 @@ def prepare(
             "NO WAVELENGTHS are known for this exposure: spectra are by pixel; give --wavelengths FILE "
             "(a WAVELENGTH image, a calints, or a table)"
         )
-    return Prepared(
+    if request.resume and state == "new" and out is not None:
+        notes.append(f"{out} is not there yet: nothing to resume, the run begins at its beginning")
+    prepared = Prepared(
         request=request,
         exposure=exposure,
         out=out,
@@ -326,7 +334,10 @@ def prepare(
         plan=plan,
         products=products,
         notes=tuple(dict.fromkeys(notes)),
+        state=state or "new",
     )
+    check_same_run(prepared)
+    return prepared
 
 
 def _error(problems: list[Problem]) -> InputError:
@@ -334,38 +345,11 @@ def _error(problems: list[Problem]) -> InputError:
     codes = {problem.code for problem in problems}
     if codes == {"parameter"}:
         return ConfigError(problems)
-    if codes <= {"exists", "output_exists"}:
+    if codes <= {"exists", "output_exists", "locked"}:
         return OutputExistsError(problems)
     if codes == {"missing_reference"}:
         return ReferenceMismatchError(problems)
     return InputError(problems)
-
-
-def _check_output(out: Path | None, exposure: Exposure, *, overwrite: bool) -> None:
-    if out is None:
-        return
-    inputs = {segment.source_path for segment in exposure.segments}
-    todo = "choose another --out, or give --overwrite to replace it"
-    for path in (*(table_path(out, table) for table in TABLES), scout_path(out)):
-        if not path.exists():
-            continue
-        if any(Path(one).exists() and path.samefile(one) for one in inputs):
-            raise OutputExistsError(Problem("is an input", str(path), "choose another --out", "exists"))
-        if not overwrite:
-            raise OutputExistsError(Problem("exists already", str(path), todo, "exists"))
-    if not out.parent.is_dir():
-        raise InputError(
-            Problem(
-                "the directory does not exist",
-                str(out.parent),
-                "make it, or choose another --out",
-                "unwritable",
-            )
-        )
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(
-            Problem("the directory cannot be written", str(out.parent), "choose another --out", "unwritable")
-        )
 
 
 def _wavelengths(request: Request, exposure: Exposure) -> tuple[dict[int, Any], str]:

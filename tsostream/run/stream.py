@@ -25,16 +25,31 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
-from tsostream.records import Batcher, RowPair, encode_metadata, light_curve_schema, spectra_schema
+from tsostream.records import (
+    Batcher,
+    RowPair,
+    encode_metadata,
+    light_curve_schema,
+    slice_measurement,
+    spectra_schema,
+)
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
-from tsostream.run.provenance import describe_start, run_fingerprint
+from tsostream.run.provenance import describe_start
 from tsostream.run.readout import effective_times
+from tsostream.run.resume import (
+    describe_sessions,
+    open_session,
+    rows_so_far,
+    scout_integrations,
+    stored_scout,
+)
 from tsostream.run.scout import Scout, first_numbers, load_scout, run_scout, scout_numbers, scout_path
 from tsostream.run.setup import Prepared
-from tsostream.sinks import Output
+from tsostream.sinks import Output, open_output
+from tsostream.sinks.products import Resumed
 
 __all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "stream_batches"]
 
@@ -91,6 +106,11 @@ class Ready:
     lc_schema: Any
     spectra_schema: Any
 
+    @property
+    def schemas(self) -> tuple[Any, ...]:
+        """Of the tables, in their order."""
+        return (self.lc_schema, self.spectra_schema)
+
 
 @dataclass
 class Result:
@@ -134,10 +154,13 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         official = parity_rates(prepared, pool, observer)
         make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
     began = time.perf_counter()
-    if prepared.scout.kind == "file" and prepared.scout.path is not None:
+    stored = stored_scout(prepared)
+    if stored is not None:
+        scout = stored
+    elif prepared.scout.kind == "file" and prepared.scout.path is not None:
         scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
     else:
-        numbers = scout_numbers(prepared.scout, exposure)
+        numbers = scout_integrations(prepared) or scout_numbers(prepared.scout, exposure)
         first_image = exposure.info.is_ramp and prepared.request.parity is None
         observer.begin("scout", len(numbers) + len(first_numbers(numbers)) * first_image)
         scout = run_scout(
@@ -276,43 +299,55 @@ async def run_exposure(
         raise ValueError("the run has no output")
     seconds: dict[str, float] = {}
     began = time.perf_counter()
+    if prepared.state == "complete":
+        return _already_complete(prepared, prepared.out, observer)
     with (
         ThreadPoolExecutor(prepared.plan.workers, thread_name_prefix="tsostream") as pool,
         ExitStack() as stack,
     ):
-        with on_compile(lambda: observer.message(COMPILING)):
-            ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
+        claim = Output.claim(prepared.out)
+        try:
+            with on_compile(lambda: observer.message(COMPILING)):
+                ready = await asyncio.to_thread(ready_to_stream, prepared, pool, observer)
+            output, following = open_session(ready, claim)
+        except BaseException:
+            claim.close(remove=claim.is_new)
+            raise
+        stack.callback(output.abort)
         seconds["scout"] = time.perf_counter() - began
-        products = stack.enter_context(attach_products(prepared, ready.chain))
-        inputs = [Path(segment.source_path) for segment in prepared.exposure.segments]
-        output = Output.create(
-            prepared.out,
-            ready.lc_schema,
-            ready.spectra_schema,
-            fingerprint=run_fingerprint(ready.start),
-            overwrite=prepared.request.overwrite,
-            inputs=inputs,
+        first = prepared.exposure.first
+        resumed = None if prepared.state == "new" else Resumed(following or first, output.publishing)
+        products = stack.enter_context(
+            attach_products(prepared, ready.chain, resumed, overwrite=output.replaces_products)
         )
+        output.before_sync = products.sync
         status, facts = "failed", _Facts()
         try:
             output.start()
-            ready.scout.save(scout_path(prepared.out))
+            if stored_scout(prepared) is None:
+                ready.scout.save(scout_path(prepared.out))
             began = time.perf_counter()
-            await _write(ready, pool, output, observer, facts, on_rows)
+            await _write(_Run(ready, pool, output, observer, facts, on_rows, following, products.start))
+            if products.paths:
+                output.announce_products()
+                products.publish()
             status = "complete"
         except asyncio.CancelledError:
             status = "interrupted"
             raise
         finally:
             seconds["stream"] = time.perf_counter() - began
-            footer = {**facts.describe(ready, seconds), "products": [path.name for path in products.paths]}
+            footer = {
+                **facts.describe(ready, seconds),
+                **describe_sessions(prepared.out),
+                "products": [path.name for path in products.paths],
+            }
             try:
                 output.finish(status, footer)  # type: ignore[arg-type]
             except TsoStreamError:
                 # the first failure is the one to report; rows and journal are on disk
                 if status == "complete":
                     raise
-        products.publish()
     _log_steps(ready)
     for line in footer.get("warnings", []):
         observer.message(line)
@@ -323,32 +358,62 @@ async def run_exposure(
     )
 
 
-async def _write(
-    ready: Ready,
-    pool: ThreadPoolExecutor,
-    output: Output,
-    observer: Observer,
-    facts: _Facts,
-    on_rows: Callable[[RowPair], None] | None,
-) -> None:
-    exposure = ready.prepared.exposure
+def _already_complete(prepared: Prepared, out: Path, observer: Observer) -> Result:
+    """Say that there is nothing left to do."""
+    observer.message(f"{out} is complete already: nothing to resume")
+    metadata = open_output(out).metadata
+    products = [] if prepared.products is None else [one.path for one in prepared.products.files]
+    return Result(out, int(metadata.get("rows", 0)), "complete", {}, metadata, products)
 
-    def write(pair: RowPair) -> None:
-        output.commit(*pair)
-        facts.add(pair)
-        observer.advance(facts.integrations, pair)
-        if on_rows is not None:
-            on_rows(pair)
 
+@dataclass
+class _Run:
+    """What writing rows needs to know."""
+
+    ready: Ready
+    pool: ThreadPoolExecutor
+    output: Output
+    observer: Observer
+    facts: _Facts
+    on_rows: Callable[[RowPair], None] | None
+    following: int | None
+    start: int | None
+
+
+async def _write(run: _Run) -> None:
+    """Commit every batch, after counting those of earlier sessions."""
+    exposure, observer, facts = run.ready.prepared.exposure, run.observer, run.facts
     observer.begin("stream", exposure.last - exposure.first + 1)
-    pairs = stream_batches(ready, pool)
+    if run.following is not None:
+        for pair in rows_so_far(run.output.path):
+            facts.add(pair)
+        observer.advance(facts.integrations, None)
+        observer.message(f"resumed: {run.output.path} holds integrations up to {run.following - 1}")
+        if run.following > exposure.last:
+            return
+    pairs = stream_batches(run.ready, run.pool, run.following, run.start)
     async with aclosing(pairs):  # type: ignore[type-var]
         async for pair in pairs:
-            write(pair)
+            run.output.commit(*pair)
+            facts.add(pair)
+            observer.advance(facts.integrations, pair)
+            if run.on_rows is not None:
+                run.on_rows(pair)
 
 
-async def stream_batches(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterator[RowPair]:
+async def stream_batches(
+    ready: Ready, pool: ThreadPoolExecutor, following: int | None = None, start: int | None = None
+) -> AsyncIterator[RowPair]:
     """Collect rows into batches, which close when they are full or have waited long enough.
+
+    Parameters
+    ----------
+    ready, pool
+        The run and its workers.
+    following
+        First integration whose rows are wanted; default the first there is.
+    start
+        First integration to work on, not behind ``following``; default that one.
 
     Yields
     ------
@@ -362,7 +427,7 @@ async def stream_batches(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterato
         lc_schema=ready.lc_schema,
         spectra_schema=ready.spectra_schema,
     )
-    rows = stream_rows(ready, pool)
+    rows = stream_rows(ready, pool, following if start is None else start)
     coming: asyncio.Future[Measurement | None] | None = None
     try:
         while True:
@@ -377,6 +442,11 @@ async def stream_batches(ready: Ready, pool: ThreadPoolExecutor) -> AsyncIterato
             measurement, coming = coming.result(), None
             if measurement is None:
                 break
+            if following is not None and measurement.first < following:
+                before = min(following - measurement.first, measurement.count)
+                measurement = slice_measurement(measurement, before, measurement.count)
+                if not measurement.count:
+                    continue
             for pair in batcher.push(measurement):
                 yield pair
         for pair in batcher.flush():

@@ -125,6 +125,11 @@ class Journal:
         self._end_line()
         self._write({"owner": _owner()})
 
+    def claim(self) -> None:
+        """Note which process prepares to write; the last writer stays on record, for `machine_stopped`."""
+        self._end_line()
+        self._write({"claim": _owner()})
+
     def cut(self, last_integration: int) -> None:
         """Note that a session goes on behind an integration: commits behind it count no more."""
         self._end_line()
@@ -343,7 +348,7 @@ def _holder(fd: int) -> str:
     with suppress(OSError), os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
         for record in _records(file):
-            owner = record.get("owner", owner)
+            owner = record.get("claim", record.get("owner", owner))
     if not owner:
         return "another process"
     return f"process {owner.get('pid')} on {owner.get('host')} (since {owner.get('since')})"

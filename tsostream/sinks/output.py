@@ -121,9 +121,11 @@ class Output:
             When the directory is not there or cannot be written.
         """
         try:
-            return Journal.acquire(journal_path(out))
+            journal = Journal.acquire(journal_path(out))
+            journal.claim()
         except SinkError as error:  # found before the start, so a matter of the request
             raise InputError(Problem(str(error), code="unwritable")) from error
+        return journal
 
     @classmethod
     def create(

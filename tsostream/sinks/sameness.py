@@ -82,7 +82,7 @@ def _differences(
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}, key=str):
             yield from _differences(old.get(key), new.get(key), (*path, str(key)))
-    elif old != new:
+    elif old != new and not (old != old and new != new):
         yield path, old, new
 
 
@@ -105,7 +105,7 @@ def _say(path: tuple[str, ...], old: Any, new: Any) -> str:
         return f"the reference {name} is another file than {_BEGAN} ({sums})"
     if kind == "versions" and len(path) == 2:
         return f"the version of {name} was {old} {_BEGAN} and is {new} now"
-    if kind == "scout":
+    if kind in ("scout", "scout_integrations"):
         return f"the scout (templates) is another than {_BEGAN}"
     if kind == "wavelength":
         return f"the wavelengths are others than {_BEGAN}"

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tsostream.errors import InputError, Problem
 from tsostream.integration.payload import Rate, Times
 from tsostream.sinks.arrow_file import flush_directory
 from tsostream.sinks.products.average import MeanRate
@@ -34,7 +35,7 @@ from tsostream.sinks.products.layout import (
     primary_header,
     read_headers,
 )
-from tsostream.sinks.products.slabs import Kept, ProductFile
+from tsostream.sinks.products.slabs import Kept, ProductFile, part_path
 
 __all__ = [
     "ProductKind",
@@ -326,6 +327,39 @@ class Products:
             low, high = max(first, start), min(first + count - 1, spec.last)
             if low <= high:
                 yield one, slice(low - first, high - first + 1)
+
+    def check_kept(self) -> None:
+        """Look whether what earlier sessions made is still there.
+
+        Raises
+        ------
+        InputError
+            Names the files that are not.
+        """
+        gone = [one.spec for one in self._products if one.file.lost]
+        if gone:
+            todo = "put it back, or start again with --overwrite"
+            raise InputError(
+                [
+                    Problem(
+                        f"the product is not there any more; integrations {spec.first}-{spec.last} of it were made",
+                        str(part_path(spec.path)),
+                        todo,
+                        "product_gone",
+                    )
+                    for spec in gone
+                ]
+            )
+
+    @property
+    def start(self) -> int | None:
+        """First integration that must be worked on again for what is summed; None when nothing is."""
+        numbers = [
+            one.spec.first
+            for one in self._products
+            if one.mean is not None and one.spec.first < self._following <= one.spec.last
+        ]
+        return min(numbers, default=None)
 
     def sync(self) -> None:
         """Wait until everything written so far is on the medium.

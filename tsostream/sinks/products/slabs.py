@@ -126,6 +126,13 @@ class ProductFile:
         """Whether every integration was written."""
         return self._written == [(self.first, self.first + self.count)]
 
+    @property
+    def lost(self) -> bool:
+        """Whether an earlier session has written integrations, and the file is not there any more."""
+        if self._kept is None or not self._kept.count or self.part.exists():
+            return False
+        return not (self._kept.named and self.complete and self.path.exists())
+
     def write(self, first: int, planes: Mapping[str, Array]) -> None:
         """Write some integrations at their place.
 

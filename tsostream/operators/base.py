@@ -313,6 +313,8 @@ class Operator:
     produces: ClassVar[str] = "ramp"
     references: ClassVar[tuple[str, ...]] = ()
     optional_references: ClassVar[tuple[str, ...]] = ()
+    #: further names of parameters
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     skip: bool = False
 
@@ -370,6 +372,7 @@ def build_operator(cls: type[Operator], parameters: Mapping[str, Any], *, where:
         A parameter the step does not have (the nearest name is suggested), or a value it does not accept.
     """
     known = [spec.name for spec in dataclasses.fields(cls)]
+    parameters = {cls.aliases.get(name, name): value for name, value in parameters.items()}
     problems = []
     for name in parameters:
         if name not in known:

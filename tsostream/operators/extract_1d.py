@@ -1,32 +1,46 @@
-"""extract_1d: box extraction along the trace, with background, position and lost pixels filled from the profile.
+"""extract_1d: spectra from images, by a box, by optimal extraction, or by a joint fit of profile and background.
 
-Spec stages 2-3, B.8 for the official step. Here lost pixels do not bias the sum: they are filled from the profile,
-shifted to this integration's position (see `tsostream.operators.aperture.measure`).
+Spec stages 2-3, B.8 for the official step, which ``scope: segment`` reproduces. By default the trace is that of the
+scout, and lost pixels do not bias the sum: they are filled from the profile, shifted to this integration's position
+(see `tsostream.operators.aperture.measure`), or left out of a fit of it (`tsostream.operators.spectral.fitting`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 
 from tsostream.errors import ConfigError, Problem
-from tsostream.integration import dq
-from tsostream.integration.coupling import Coupling, Template
+from tsostream.integration.coupling import Coupling, PerIntegration, Template
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
-from tsostream.operators.aperture.covariance import column_excess, sum_weights
-from tsostream.operators.aperture.measure import Aperture
-from tsostream.operators.aperture.sums import measure_block, position
-from tsostream.operators.aperture.units import flux_scale_map
+from tsostream.operators.aperture.measure import Aperture, Sums
+from tsostream.operators.aperture.sums import measure_block
 from tsostream.operators.base import Binding, Operator
+from tsostream.operators.spectral.correction import apply_correction, choose_correction
+from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
+from tsostream.operators.spectral.fitting import fit_block
+from tsostream.operators.spectral.official_block import BoundOfficialExtract1d, bind_official
+from tsostream.operators.spectral.series import (
+    Recipe,
+    Scene,
+    Series,
+    build_series,
+    profile_positions,
+    read_scene,
+)
 
 __all__ = ["BoundExtract1d", "Extract1d"]
 
 #: rows across that must remain for the background
 LEAST_BACKGROUND = 4
+
+Method = Literal["box", "optimal", "profile"]
+Width = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -35,83 +49,93 @@ class BoundExtract1d:
 
     Parameters
     ----------
-    aperture
-        Pixel lists and profiles.
-    centre, width
-        Mean position across and Gaussian-equivalent width of the profile [px].
+    series
+        What is extracted in one pass; the first one is the default (aperture 0).
     along_y
         Whether the spectrum runs along y.
     order
         Spectral order.
     wavelength : float64 [column]
         Wavelength [µm], or the pixel index where none is known.
-    trace : float64 [column]
-        Centre of the aperture across [px].
     unit
         Unit of the flux.
-    sum_weights : float64 [cross, disp]
-        Weight of each pixel in the columns' sums, background included.
-    excess : float64 [column]
-        Variance that shared (1/f) noise adds to each column.
+    corrections : float64 [key, column], optional
+        Aperture correction.
     """
 
     name: str
     pixeldq: np.ndarray
-    aperture: Aperture
-    centre: float
-    width: float
+    series: tuple[Series, ...]
     along_y: bool
     order: int
     wavelength: np.ndarray
-    trace: np.ndarray
     unit: str
-    sum_weights: np.ndarray
-    excess: np.ndarray
+    corrections: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     skipped: str = ""
 
     @property
     def keys(self) -> tuple[tuple[int, int], ...]:
-        """``(order, aperture)`` of each series."""
-        return ((self.order, 0),)
+        """(order, aperture) of the rows."""
+        return tuple((self.order, one.number) for one in self.series)
+
+    @property
+    def background_unit(self) -> str:
+        """Unit of the background."""
+        return f"{self.unit} / pix"
+
+    @property
+    def aperture(self) -> Aperture:
+        """Pixel lists and profiles of the default series."""
+        return self.series[0].aperture
+
+    @property
+    def centre(self) -> float:
+        """Mean position of the default series across [px]."""
+        return self.series[0].centre
+
+    @property
+    def width(self) -> float:
+        """Gaussian-equivalent width of the profile [px]."""
+        return self.series[0].width
+
+    @property
+    def trace(self) -> np.ndarray:
+        """Centre of the default aperture across, float64 [column]."""
+        return self.series[0].trace
+
+    @property
+    def sum_weights(self) -> tuple[np.ndarray, ...]:
+        """Weight of each pixel in the columns' sums of every series, float64 [cross, disp] each."""
+        return tuple(one.sum_weights for one in self.series)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Say what the aperture numbers mean."""
+        return [one.describe() for one in self.series]
 
     def push(self, block: Rate) -> list[Measurement]:
-        """Extract every integration of a block."""
-        out = measure_block(block, self.aperture)
-        # one series: add the axis of (order, aperture)
-        spectra = {
-            "flux": out.flux,
-            "flux_err": np.sqrt(out.error**2 + self.excess),
-            "own_err": out.error,
-            "flux_var_poisson": out.var_poisson,
-            "flux_var_rnoise": out.var_rnoise,
-            "flux_var_flat": out.var_flat,
-            "background": out.ground,
-            "background_err": np.sqrt(out.ground_variance),
-            "dq": out.dq,
-            "npixels": out.npixels,
-            "lost": out.lost,
-            "counts": out.counts,
-        }
-        across = position(out, 1, 2, self.width)
-        along = position(out, 3, 3, 1.0)
-        nothing = np.full(block.count, np.nan)
-        names = ("y", "x") if self.along_y else ("x", "y")
-        columns = {
-            names[0]: along.shift,
-            f"{names[0]}_err": along.shift_error,
-            f"width_{names[0]}": nothing,
-            names[1]: self.centre + across.shift,
-            f"{names[1]}_err": across.shift_error,
-            f"width_{names[1]}": across.width,
-        }
+        """Extract every integration of a block, in all series."""
+        boxes: dict[int, Sums] = {}
+        columns, spectra = [], []
+        for one in self.series:
+            # series of one width share their pixels, and so their box sums
+            box = boxes.get(id(one.aperture))
+            if box is None:
+                box = boxes[id(one.aperture)] = measure_block(block, one.aperture)
+            out = box if one.fit is None else fit_block(block, one.aperture, one.fit, box)
+            columns.append(self._columns(out, one))
+            spectra.append(_spectra(out, one))
+        joined = {name: np.stack([part[name] for part in spectra], axis=1) for name in spectra[0]}
+        if self.corrections is not None:
+            apply_correction(joined, self.corrections)
+            joined["own_err"] *= self.corrections
         return [
             Measurement(
                 block.first,
                 block.times,
                 self.keys,
-                {name: values[:, None] for name, values in columns.items()},
-                {name: values[:, None] for name, values in spectra.items()},
+                {name: np.stack([part[name] for part in columns], axis=1) for name in columns[0]},
+                joined,
                 np.ones(block.count, bool),
             )
         ]
@@ -120,26 +144,81 @@ class BoundExtract1d:
         """Nothing is held back."""
         return []
 
+    def _columns(self, out: Sums, one: Series) -> dict[str, np.ndarray]:
+        across, along = profile_positions(out, one)
+        names = ("y", "x") if self.along_y else ("x", "y")
+        return {
+            names[0]: along.shift,
+            f"{names[0]}_err": along.shift_error,
+            f"width_{names[0]}": np.full(len(out.flux), np.nan),
+            names[1]: one.centre + across.shift,
+            f"{names[1]}_err": across.shift_error,
+            f"width_{names[1]}": across.width,
+        }
+
+
+def _spectra(out: Sums, one: Series) -> dict[str, np.ndarray]:
+    """Columns of one series, [integration, column]."""
+    return {
+        "flux": out.flux,
+        "flux_err": np.sqrt(out.error**2 + one.excess),
+        "own_err": out.error,
+        "flux_var_poisson": out.var_poisson,
+        "flux_var_rnoise": out.var_rnoise,
+        "flux_var_flat": out.var_flat,
+        "background": out.ground,
+        "background_err": np.sqrt(out.ground_variance),
+        "dq": out.dq,
+        "npixels": out.npixels,
+        "lost": out.lost,
+        "counts": out.counts,
+    }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extract1d(Operator):
-    """Extract a spectrum from each integration.
+    """Extract spectra from each integration.
 
     Parameters
     ----------
-    width
-        Full width of the box across the trace [px].
+    extraction_type
+        ``box``; ``optimal`` (Horne 1986); ``profile``, the joint fit of profile and background of each column. A list
+        makes further rows by aperture number.
+    extract_width
+        Full width of the aperture across the trace [px]; a list makes further rows. ``width`` is the same. In the
+        segment scope it overrides the EXTRACT1D reference, which counts when this is not set.
+    scope
+        ``streaming``, or ``segment``: the official extraction, with the aperture and the background of the EXTRACT1D
+        reference; lost pixels are not filled.
+    aperture
+        Of the streaming scope: ``scout`` for a box about the trace the scout found, ``reference`` for the aperture
+        and the background regions of the EXTRACT1D reference.
     subtract_background
-        Whether to subtract the mean of the background pixels of each column.
+        Whether to subtract a background. Not set: yes; in the segment scope if the reference has ``bkg_coeff``.
     bkg_inner, bkg_outer
         Distances from the trace between which the background lies [px].
     bkg_clip
         Background pixels further than this from the column's robust level are left out [sigma].
+    bkg_fit, bkg_order
+        Fit of the background in each column: ``poly`` of a degree, ``mean`` or ``median``, in the segment scope. In
+        the streaming one the mean is taken, and ``bkg_order`` is the degree in the joint fit (``profile``), up to 2.
+    smoothing_length
+        Running mean along the dispersion before the background is fitted [px]; segment scope only.
+    use_source_posn
+        Whether the aperture of the reference follows the source's expected position; segment scope only: the scout
+        finds the source where it is.
+    position_offset
+        Moves the aperture across [px].
+    apply_apcorr
+        Whether to apply the aperture correction of an APCORR reference (NIRSpec, MIRI LRS). In the streaming scope
+        it is that of the whole aperture, whose lost pixels are filled.
     trace_coeffs
         Polynomial of the trace, constant term first (pixel across as a function of the pixel along); by default the
         scout finds the trace.
     max_lost
         Columns that miss more than this fraction of the profile become NaN.
+    profile_clip
+        Fits leave out pixels further than this from the model [sigma].
     correct_shift
         Put back the light that a shift of the source across the trace moves over the edge of the box. The official
         step does not; set to false to see the difference.
@@ -150,196 +229,222 @@ class Extract1d(Operator):
     name: ClassVar[str] = "extract_1d"
     accepts: ClassVar[str] = "rate"
     produces: ClassVar[str] = "measurement"
-    optional_references: ClassVar[tuple[str, ...]] = ("gain",)
+    optional_references: ClassVar[tuple[str, ...]] = ("gain", "extract1d", "apcorr")
+    #: other names of parameters
+    aliases: ClassVar[Mapping[str, str]] = {"width": "extract_width"}
 
-    width: Annotated[float, msgspec.Meta(gt=0)] = 10.0
-    subtract_background: bool = True
+    extraction_type: Method | list[Method] | None = "box"
+    extract_width: Width | list[Width] | None = None
+    scope: Literal["streaming", "segment"] = "streaming"
+    aperture: Literal["scout", "reference"] = "scout"
+    subtract_background: bool | None = None
     bkg_inner: Annotated[float, msgspec.Meta(gt=0)] | None = None
     bkg_outer: Annotated[float, msgspec.Meta(gt=0)] | None = None
     bkg_clip: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    bkg_fit: Literal["poly", "mean", "median"] | None = None
+    bkg_order: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    smoothing_length: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    use_source_posn: bool | None = None
+    position_offset: float = 0.0
+    apply_apcorr: bool = True
     trace_coeffs: list[float] | None = None
     max_lost: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
+    profile_clip: Annotated[float, msgspec.Meta(gt=0)] = 6.0
     correct_shift: bool = True
     order: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trace_coeffs is not None and not (self.trace_coeffs and np.isfinite(self.trace_coeffs).all()):
-            raise ConfigError(
-                Problem(
-                    f"extract_1d.trace_coeffs = {self.trace_coeffs} is not a polynomial",
-                    todo="give its coefficients, constant term first, for example [15.5, 0.001]",
-                    code="parameter",
-                )
+            raise _refusal(
+                f"extract_1d.trace_coeffs = {self.trace_coeffs} is not a polynomial",
+                "give its coefficients, constant term first, for example [15.5, 0.001]",
             )
+        for name, values in (("extraction_type", self.methods), ("extract_width", self.widths)):
+            if not values or len(set(values)) < len(values):
+                raise _refusal(
+                    f"extract_1d.{name} = {getattr(self, name)!r}: expected values that differ",
+                    "name each once",
+                )
+        if self.scope == "segment" and self.methods != ("box",):
+            raise _refusal(
+                f"extract_1d.extraction_type = {self.extraction_type!r} with scope=segment",
+                "the segment scope has the official box; leave out scope=segment (--parity) for other methods",
+            )
+        if self.scope == "streaming" and self.bkg_fit == "median":
+            raise _refusal(
+                "extract_1d.bkg_fit = 'median' is for scope=segment",
+                "the streaming background is a mean that leaves out outliers (bkg_clip); leave bkg_fit out",
+            )
+        if self.scope == "streaming" and self.bkg_order and self.methods != ("profile",):
+            raise _refusal(
+                f"extract_1d.bkg_order = {self.bkg_order} needs extraction_type=profile or scope=segment",
+                "the background beside the trace is one level per column",
+            )
+        if self.scope == "streaming" and (self.bkg_order or 0) > 2:
+            raise _refusal(f"extract_1d.bkg_order = {self.bkg_order} is more than 2", "give 0, 1 or 2")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods, the default one first."""
+        given = self.extraction_type or "box"
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def widths(self) -> tuple[float | None, ...]:
+        """Widths, the default one first; None where the reference or the step decides."""
+        given = self.extract_width
+        return tuple(given) if isinstance(given, list) else (given,)
 
     @property
     def coupling(self) -> Coupling:
         """Trace and profile come from the scout."""
+        if self.scope == "segment":
+            return PerIntegration()
         return Template(("image", "scatter", "variance", "covariance", "count", "wavelength"))
 
-    def bind(self, binding: Binding) -> BoundExtract1d:
+    def bind(self, binding: Binding) -> BoundExtract1d | BoundOfficialExtract1d:
         """Find the trace and prepare the pixel lists."""
-        info = binding.info
-        along_y = info.dispaxis == 2
-        orient = np.transpose if along_y else np.asarray
-        image = orient(np.asarray(binding.templates["image"], np.float64))
-        scatter = orient(np.asarray(binding.templates["scatter"], np.float64))
-        variance = orient(np.asarray(binding.templates["variance"], np.float64))
-        scale, unit = flux_scale_map(binding)
-        static = orient((binding.dq_plane & np.uint32(dq.DO_NOT_USE)) != 0)
-        reference = orient((binding.dq_plane & np.uint32(dq.REFERENCE_PIXEL | dq.NON_SCIENCE)) != 0)
-        bad = static | ~np.isfinite(image) | ~np.isfinite(variance) | orient(~np.isfinite(scale)) | reference
-        trace = self._trace(image, bad)
-        width, inner, notes = self._box(image.shape[0])
-        weight = geometry.box_weights(trace, width, image.shape[0])
-        ground = geometry.ground_mask(image, bad, trace, inner, self.bkg_outer)
-        if self.subtract_background and not ground.any():
-            raise ConfigError(
-                Problem(
-                    f"no background pixels: {image.shape[0]} pixels across, box of {width:g}, "
-                    f"background from {inner:g} px outwards",
-                    todo="choose a smaller extract_1d.width or extract_1d.bkg_inner, or set "
-                    "extract_1d.subtract_background=false",
-                    code="parameter",
-                )
+        if self.scope == "segment":
+            return bind_official(self.name, binding, self.parameters(), self.widths, self.order)
+        scene = read_scene(binding)
+        notes: list[str] = []
+        series: list[Series] = []
+        for place, width in enumerate(self.widths):
+            numbers = {method: m * len(self.widths) + place for m, method in enumerate(self.methods)}
+            trace, recipe = self._recipe(scene, binding, 10.0 if width is None else width, notes)
+            series += build_series(scene, trace, recipe, numbers)
+        series.sort(key=lambda one: one.number)
+        first = series[0]
+        wavelength = _column_wavelength(binding, first, scene, self.order)
+        corrections = None
+        if self.apply_apcorr:
+            correction = choose_correction(
+                binding.references.get("apcorr"), binding.info, binding.info.header
             )
-        source, _ = geometry.column_profile(image, bad, trace, weight, ground)
-        if not self.subtract_background:
-            source = np.where(bad, 0.0, image)
-        aperture, total = _assemble(
-            image, source, bad, weight, ground, variance, scatter, scale,
-            along_y=along_y, operator=self, binding=binding,
-        )  # fmt: skip
-        factor = orient(np.where(np.isfinite(scale), scale, np.nanmedian(scale)))
-        weights = sum_weights(weight, ground & bool(self.subtract_background), factor)
-        flux = np.where(np.isfinite(total) & (total > 0), total, 0.0)
-        mean = flux.sum() or 1.0
-        cross = np.arange(image.shape[0])[:, None]
-        share = np.clip(source * weight, 0, None)
-        moment = (share * (cross - trace) ** 2).sum() / max(share.sum(), 1e-30)
+            if correction is not None:
+                at = np.where(np.isfinite(wavelength), wavelength, 0.0)
+                corrections = np.stack([correction.factors(at, one.weight.sum(axis=0)) for one in series])
         return BoundExtract1d(
             name=self.name,
             pixeldq=binding.dq_plane,
-            aperture=aperture,
-            centre=float((trace * flux).sum() / mean),
-            width=float(np.sqrt(max(moment, 1e-6))),
-            along_y=along_y,
+            series=tuple(series),
+            along_y=scene.along_y,
             order=self.order,
-            wavelength=_column_wavelength(binding, weight, along_y, self.order),
-            trace=trace,
-            unit=unit,
-            notes=notes,
-            sum_weights=weights,
-            excess=column_excess(weights, orient(np.asarray(binding.templates["covariance"]))),
+            wavelength=wavelength,
+            unit=scene.unit,
+            corrections=corrections,
+            notes=tuple(dict.fromkeys(notes)),
         )
 
-    def _box(self, ncross: int) -> tuple[float, float, tuple[str, ...]]:
+    def _recipe(
+        self, scene: Scene, binding: Binding, width: float, notes: list[str]
+    ) -> tuple[np.ndarray, Recipe]:
+        """Trace, aperture and background pixels of one width."""
+        image, bad = scene.image, scene.bad
+        trace = self._trace(image, bad, width) + self.position_offset
+        subtract = self.subtract_background is not False
+        width, inner, told = self._box(image.shape[0], width, subtract=subtract)
+        weight = geometry.box_weights(trace, width, image.shape[0])
+        ground = geometry.ground_mask(image, bad, trace, inner, self.bkg_outer)
+        if self.aperture == "reference":
+            weight, ground, told = self._from_reference(scene, binding, ground)
+            width = np.nan
+        notes += told
+        if subtract and not ground.any():
+            raise _refusal(
+                f"no background pixels: {image.shape[0]} pixels across, box of {width:g}, "
+                f"background from {inner:g} px outwards",
+                "choose a smaller extract_1d.extract_width or extract_1d.bkg_inner, or set "
+                "extract_1d.subtract_background=false",
+            )
+        recipe = Recipe(
+            extract_width=width,
+            weight=weight,
+            ground=ground,
+            subtract=subtract,
+            bkg_clip=self.bkg_clip,
+            max_lost=self.max_lost,
+            correct_shift=self.correct_shift,
+            profile_clip=self.profile_clip,
+            terms=1 + (self.bkg_order or 0),
+        )
+        return trace, recipe
+
+    def _from_reference(
+        self, scene: Scene, binding: Binding, ground: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Aperture and background of the EXTRACT1D reference instead of those about the trace."""
+        reference = binding.references.get("extract1d")
+        if reference is None:
+            raise _refusal(
+                "extract_1d.aperture = 'reference', but there is no EXTRACT1D reference",
+                "give one with --override extract1d=FILE or --refs DIR, or leave extract_1d.aperture out",
+            )
+        entry = choose_entry(reference, binding.info, self.order)
+        shape = scene.image.shape
+        definition = define_aperture(
+            entry,
+            (shape[0], shape[1]),
+            along_y=scene.along_y,
+            chosen=self.parameters() | {"extract_width": None},
+        ).moved(self.position_offset)
+        wave = _wavelength_image(binding, scene, self.order)
+        mask = definition.ground((shape[0], shape[1]), wave)
+        if mask is not None:
+            ground = (mask > 0) & ~scene.bad
+        return definition.weights((shape[0], shape[1]), wave), ground, ()
+
+    def _box(self, ncross: int, width: float, *, subtract: bool) -> tuple[float, float, tuple[str, ...]]:
         """Width and inner edge of the background, made smaller where the subarray has no room for them."""
-        inner = self.bkg_inner if self.bkg_inner is not None else self.width / 2 + 2
-        if not self.subtract_background or 2 * inner <= ncross - LEAST_BACKGROUND:
-            return self.width, inner, ()
+        inner = self.bkg_inner if self.bkg_inner is not None else width / 2 + 2
+        if not subtract or 2 * inner <= ncross - LEAST_BACKGROUND:
+            return width, inner, ()
         room = max(ncross - LEAST_BACKGROUND, 2) / 2
-        width = min(self.width, max(2 * room - 1, 2.0))
+        smaller = min(width, max(2 * room - 1, 2.0))
         note = (
-            f"the subarray is only {ncross} pixels across: box of {width:g} instead of {self.width:g} pixels, "
+            f"the subarray is only {ncross} pixels across: box of {smaller:g} instead of {width:g} pixels, "
             f"background from {room:g} instead of {inner:g} pixels outwards"
         )
-        return width, room, (note,)
+        return smaller, room, (note,)
 
-    def _trace(self, image: np.ndarray, bad: np.ndarray) -> np.ndarray:
-        if self.trace_coeffs is not None:
-            given = np.polynomial.polynomial.polyval(
-                np.arange(image.shape[1], dtype=float), self.trace_coeffs
+    def _trace(self, image: np.ndarray, bad: np.ndarray, width: float) -> np.ndarray:
+        if self.trace_coeffs is None:
+            return geometry.find_trace(image, bad, half_width=width / 2).centre
+        along = np.arange(image.shape[1], dtype=float)
+        given = np.polynomial.polynomial.polyval(along, self.trace_coeffs)
+        if not ((given > 0) & (given < image.shape[0] - 1)).any():
+            raise _refusal(
+                f"the trace of extract_1d.trace_coeffs = {self.trace_coeffs} lies nowhere within the "
+                f"{image.shape[0]} pixels across",
+                "give 0-based pixels of the subarray",
             )
-            if not ((given > 0) & (given < image.shape[0] - 1)).any():
-                raise ConfigError(
-                    Problem(
-                        f"the trace of extract_1d.trace_coeffs = {self.trace_coeffs} lies nowhere within the "
-                        f"{image.shape[0]} pixels across",
-                        todo="give 0-based pixels of the subarray",
-                        code="parameter",
-                    )
-                )
-            return given
-        return geometry.find_trace(image, bad, half_width=self.width / 2).centre
+        return given
 
 
-def _assemble(
-    image: np.ndarray,
-    source: np.ndarray,
-    bad: np.ndarray,
-    weight: np.ndarray,
-    ground: np.ndarray,
-    variance: np.ndarray,
-    scatter: np.ndarray,
-    scale: np.ndarray,
-    *,
-    along_y: bool,
-    operator: Extract1d,
-    binding: Binding,
-) -> tuple[Aperture, np.ndarray]:
-    """Pixel lists, normalised profile with derivatives, and the template for position and width."""
-    # weights are zero outside the detector area, so a trace that leaves the subarray just loses flux
-    start, pixel, (cross, disp) = geometry.pixel_lists(weight > 0, along_y=along_y)
-    ground_start, ground_pixel, (ground_cross, ground_disp) = geometry.pixel_lists(ground, along_y=along_y)
-    oriented = scale.T if along_y else scale
-    unit = np.where(np.isfinite(oriented), oriented, np.nanmedian(oriented))
-    total = (source * unit * weight).sum(axis=0)
-    norm = np.where(total > 0, total, np.nan) / unit
-    across1, across2 = geometry.derivatives(source, 0)
-    along1, along2 = geometry.derivatives(source, 1)
-    terms = [source, across1, across2, along1, along2]
-    # the profile is one of fluxes in the rows' unit, the template for position one of slopes
-    shape = np.stack([(term / norm)[cross, disp] for term in terms], axis=1)
-    # a column without flux has no profile: nothing of it can be filled
-    shape = np.where(np.isfinite(shape), shape, 0.0)
-    count = max(int(binding.templates.get("count", 1)), 1)
-    noise = 1.2533 * scatter / np.sqrt(count)
-    error = np.hypot(np.nan_to_num(noise / norm), 0.03 * np.clip(source / norm, 0, None))[cross, disp]
-    sure = ~bad[cross, disp]
-    bright = sure & (source[cross, disp] > 0.02 * np.nanmax(source))
-    usable = bright if bright.sum() >= 8 else sure
-    inverse = 1.0 / variance[cross, disp]
-    inverse = np.where(np.isfinite(inverse), inverse, 0.0)
-    basis = np.stack([term[cross, disp] for term in terms[:4]], axis=1)
-    aperture = Aperture(
-        start=start,
-        pixel=pixel,
-        weight=weight[cross, disp].astype(np.float32),
-        shape=shape.astype(np.float32),
-        shape_error=np.nan_to_num(error, nan=1.0).astype(np.float32),
-        lost_always=~sure,
-        ground_start=ground_start,
-        ground=ground_pixel,
-        ground_template=image[ground_cross, ground_disp].astype(np.float32),
-        fit_pixel=pixel[usable],
-        fit_column=disp[usable].astype(np.int32),
-        basis=np.ascontiguousarray(basis[usable], np.float32),
-        fit_weight=inverse[usable].astype(np.float32),
-        scale=np.ascontiguousarray(scale.ravel(), np.float32),
-        ground_sample=9,
-        ground_clip=operator.bkg_clip,
-        max_lost=operator.max_lost,
-        subtract=operator.subtract_background,
-        correct_across=operator.correct_shift,
-        correct_along=False,
-    )
-    return aperture, total
+def _refusal(what: str, todo: str) -> ConfigError:
+    return ConfigError(Problem(what, todo=todo, code="parameter"))
 
 
-def _column_wavelength(binding: Binding, weight: np.ndarray, along_y: bool, order: int) -> np.ndarray:
-    """Wavelength of each column: the weighted mean over the aperture, or the pixel index."""
+def _wavelength_image(binding: Binding, scene: Scene, order: int) -> np.ndarray | None:
+    """Wavelength of each pixel [cross, disp], NaN where there is none; None where nothing is known."""
     given = binding.templates.get("wavelength") or {}
     image = given.get(order, given.get(0))
     if image is None:
-        return np.arange(weight.shape[1], dtype=np.float64)
+        return None
     image = np.asarray(image, np.float64)
     if image.ndim == 1:
-        return image
-    image = image.T if along_y else image
-    known = np.isfinite(image) & (image > 0)
-    share = np.where(known, weight, 0.0)
-    norm = share.sum(axis=0)
-    mean = (share * np.where(known, image, 0.0)).sum(axis=0)
-    return np.where(norm > 0, mean / np.where(norm > 0, norm, 1.0), np.nan)
+        return np.broadcast_to(image, scene.image.shape)
+    image = scene.orient(image)
+    return np.where(np.isfinite(image) & (image > 0), image, np.nan)
+
+
+def _column_wavelength(binding: Binding, one: Series, scene: Scene, order: int) -> np.ndarray:
+    """Wavelength of each column: the weighted mean over the aperture, or the pixel index."""
+    given = binding.templates.get("wavelength") or {}
+    image = _wavelength_image(binding, scene, order)
+    if image is None:
+        return np.arange(scene.image.shape[1], dtype=np.float64)
+    if np.asarray(given.get(order, given.get(0))).ndim == 1:
+        return image[0].copy()
+    return column_wavelengths(image, one.weight)

@@ -1,13 +1,15 @@
 """white_light: sum the spectrum over a wavelength range (spec stages 2-3, C.5).
 
 The columns in the sum are fixed for the run: a column that is lost in one integration is filled from the scout's
-spectrum, scaled by the columns that are there, so that NaN does not bias the sum.
+spectrum, scaled by the columns that are there, so that NaN does not bias the sum. In the segment scope the sum is the
+official one: of what is there, over the limits of the first order for all orders.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -15,8 +17,8 @@ import numpy as np
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.payload import Measurement
-from tsostream.operators.aperture.covariance import excess_variance
 from tsostream.operators.base import Binding, Operator
+from tsostream.operators.spectral.columns import ColumnBins, bin_columns, shared_variance
 
 __all__ = ["BoundWhiteLight", "WhiteLight"]
 
@@ -24,12 +26,26 @@ __all__ = ["BoundWhiteLight", "WhiteLight"]
 WORKING = ("own_err", "counts", "lost")
 
 
-def _columns(spectra: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Chosen columns of the first series, [integration, column].
+@dataclass(frozen=True)
+class WhiteSeries:
+    """White light of one series (order and aperture).
 
-    Contiguous along the columns: numpy sums in another order where they are not, which depends on the block's length.
+    Parameters
+    ----------
+    columns : bool [column]
+        Columns in the sum.
+    bins
+        The same as a list, with the scout's spectrum for filling.
+    wavelength_range
+        First and last wavelength (or pixel) in the sum.
+    excess
+        Variance that shared (1/f) noise adds to the sum.
     """
-    return np.ascontiguousarray(spectra[:, 0][:, chosen])
+
+    columns: np.ndarray
+    bins: ColumnBins
+    wavelength_range: tuple[float, float]
+    excess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,65 +54,54 @@ class BoundWhiteLight:
 
     Parameters
     ----------
-    columns : bool [column]
-        Columns in the sum.
-    spectrum : float64 [column]
-        The scout's spectrum, for filling.
-    wavelength_range
-        First and last wavelength (or pixel) in the sum.
-    max_lost
-        Largest fraction of the light that is filled.
-    excess
-        Variance that shared (1/f) noise adds to the sum.
+    series
+        One for each (order, aperture) of the measurement.
+    official
+        Sum what is there, and fill nothing.
     """
 
     name: str
     pixeldq: np.ndarray
-    columns: np.ndarray
-    spectrum: np.ndarray
-    wavelength_range: tuple[float, float]
-    max_lost: float
-    excess: float = 0.0
+    series: tuple[WhiteSeries, ...]
+    official: bool = False
     skipped: str = ""
+
+    @property
+    def columns(self) -> np.ndarray:
+        """Columns in the sum of the default series, bool [column]."""
+        return self.series[0].columns
+
+    @property
+    def wavelength_range(self) -> tuple[float, float]:
+        """First and last wavelength in the sum of the default series."""
+        return self.series[0].wavelength_range
 
     def push(self, block: Measurement) -> list[Measurement]:
         """Add the white-light columns to a block of spectra."""
-        chosen = self.columns
-        flux = _columns(block.spectra["flux"], chosen)
-        # the columns' own errors: what they share enters once, for their sum
-        error = _columns(block.spectra["own_err"], chosen)
-        weight = self.spectrum[chosen]
-        there = np.isfinite(flux) & np.isfinite(error)
-        whole = weight.sum()
-        cover = (there * weight).sum(axis=1)
-        usable = (whole - cover <= self.max_lost * whole) & (cover > 0)
-        # a spectrum without light cannot fill anything, but nothing is to be filled where all columns are there
-        fill = np.where(usable, whole / np.where(cover > 0, cover, 1.0), np.nan)
-        fill[there.all(axis=1)] = 1.0
-        # summed in float64 over a fixed number of columns: independent of how the block was cut
-        white = np.where(there, flux, 0.0).sum(axis=1) * fill
-        variance = np.where(there, error**2, 0.0).sum(axis=1) * fill**2
-        lost = np.where(there, _columns(block.spectra["lost"], chosen), 1.0)
-        ground = _columns(block.spectra["background"], chosen)
-        ground_error = _columns(block.spectra["background_err"], chosen)
-        known = np.isfinite(ground) & np.isfinite(ground_error)
-        number = np.maximum(known.sum(axis=1), 1)
-        counts = block.spectra["counts"][:, 0, chosen].sum(axis=1)
-        columns = {
-            "flux": white,
-            "flux_err": np.sqrt(variance + self.excess),
-            "background": np.where(known, ground, 0.0).sum(axis=1) / number,
-            "background_err": np.sqrt(np.where(known, ground_error**2, 0.0).sum(axis=1)) / number,
-            "n_jump": counts[:, 0],
-            "n_saturated": counts[:, 1],
-            "n_outlier": counts[:, 2],
-            "n_bad": counts[:, 3],
-            "frac_filled": (lost * weight).sum(axis=1) / (whole or 1.0),
-        }
+        found: list[dict[str, np.ndarray]] = []
+        for key, one in enumerate(self.series):
+            sums = bin_columns(block.spectra, key, one.bins)
+            flux, variance, lost = sums.flux[:, 0], sums.variance[:, 0], sums.lost[:, 0]
+            if self.official:
+                flux, variance, lost = _official_sum(block.spectra, key, one.columns)
+            found.append(
+                {
+                    "flux": flux,
+                    "flux_err": np.sqrt(variance + one.excess),
+                    "background": sums.ground[:, 0],
+                    "background_err": sums.ground_error[:, 0],
+                    "n_jump": sums.counts[:, 0, 0],
+                    "n_saturated": sums.counts[:, 0, 1],
+                    "n_outlier": sums.counts[:, 0, 2],
+                    "n_bad": sums.counts[:, 0, 3],
+                    "frac_filled": lost,
+                }
+            )
+        columns = {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
         return [
             replace(
                 block,
-                columns={**block.columns, **{name: values[:, None] for name, values in columns.items()}},
+                columns={**block.columns, **columns},
                 spectra={name: array for name, array in block.spectra.items() if name not in WORKING},
             )
         ]
@@ -106,6 +111,17 @@ class BoundWhiteLight:
         return []
 
 
+def _official_sum(
+    spectra: Mapping[str, np.ndarray], key: int, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum of the finite columns, its variance, and zeros for what was filled; an integration without any gives 0."""
+    flux = np.ascontiguousarray(spectra["flux"][:, key][:, chosen])
+    error = np.ascontiguousarray(spectra["own_err"][:, key][:, chosen])
+    there = np.isfinite(flux)
+    variance = np.where(there & np.isfinite(error), error**2, 0.0).sum(axis=1)
+    return np.where(there, flux, 0.0).sum(axis=1), variance, np.zeros(len(flux))
+
+
 @dataclass(frozen=True, kw_only=True)
 class WhiteLight(Operator):
     """Sum each spectrum to a light curve.
@@ -113,34 +129,41 @@ class WhiteLight(Operator):
     Parameters
     ----------
     min_wavelength, max_wavelength
-        Range of the sum [µm, or pixels where no wavelength is known].
+        Range of the sum [µm, or pixels where no wavelength is known]; for several orders also a mapping from order to
+        limit. Not set: the range of the order in a WAVELENGTHRANGE reference, if there is one.
     min_snr
         Without a range: columns whose flux in the scout's spectrum is at least this many times its error in one
         integration.
     max_lost
         Integrations that miss more than this fraction of the light become NaN.
+    scope
+        ``streaming``, or ``segment``: the official sum, which leaves lost columns out without a replacement, and takes
+        the limits of the first order for all orders.
     """
 
     name: ClassVar[str] = "white_light"
     accepts: ClassVar[str] = "measurement"
     produces: ClassVar[str] = "measurement"
+    optional_references: ClassVar[tuple[str, ...]] = ("wavelengthrange",)
 
-    min_wavelength: float | None = None
-    max_wavelength: float | None = None
+    min_wavelength: float | dict[int, float] | None = None
+    max_wavelength: float | dict[int, float] | None = None
     min_snr: Annotated[float, msgspec.Meta(ge=0)] = 3.0
     max_lost: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.3
+    scope: Literal["streaming", "segment"] = "streaming"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.min_wavelength, self.max_wavelength
-        if low is not None and high is not None and not low < high:
-            raise ConfigError(
-                Problem(
-                    f"white_light.min_wavelength = {low} is not below white_light.max_wavelength = {high}",
-                    todo="exchange them",
-                    code="parameter",
+        for order in {*_orders(self.min_wavelength), *_orders(self.max_wavelength), 0}:
+            low, high = _limit(self.min_wavelength, order), _limit(self.max_wavelength, order)
+            if low is not None and high is not None and not low < high:
+                raise ConfigError(
+                    Problem(
+                        f"white_light.min_wavelength = {low} is not below white_light.max_wavelength = {high}",
+                        todo="exchange them",
+                        code="parameter",
+                    )
                 )
-            )
 
     @property
     def coupling(self) -> Coupling:
@@ -150,37 +173,99 @@ class WhiteLight(Operator):
         )
 
     def bind(self, binding: Binding) -> BoundWhiteLight:
-        """Choose the columns."""
-        spectrum = np.asarray(binding.templates["spectrum"], np.float64)
-        error = np.asarray(binding.templates["spectrum_error"], np.float64)
-        wavelength = np.asarray(binding.templates["columns_wavelength"], np.float64)
-        known = np.isfinite(spectrum) & (error > 0) & np.isfinite(wavelength)
+        """Choose the columns.
+
+        The templates ``spectrum``, ``spectrum_error`` and ``columns_wavelength`` are [key, column] (or [column] for
+        one series), ``sum_weights`` one [cross, disp] for each key; ``keys`` are (order, aperture).
+        """
+        templates = binding.templates
+        spectrum = np.atleast_2d(np.asarray(templates["spectrum"], np.float64))
+        error = np.atleast_2d(np.asarray(templates["spectrum_error"], np.float64))
+        wavelength = np.atleast_2d(np.asarray(templates["columns_wavelength"], np.float64))
+        keys = tuple(templates.get("keys") or ((1, 0),) * len(spectrum))
+        weights = templates["sum_weights"]
+        weights = [weights] if isinstance(weights, np.ndarray) and weights.ndim == 2 else list(weights)
+        covariance = np.asarray(templates["column_covariance"])
+        ranges = _reference_ranges(binding)
+        official = self.scope == "segment"
+        series = []
+        for k, (order, _) in enumerate(keys):
+            # officially the limits of the first order become those of all others
+            limits = self._limits(keys[0][0] if official else order, ranges)
+            known = np.isfinite(wavelength[k])
+            if not official:
+                known &= np.isfinite(spectrum[k]) & (error[k] > 0)
+            chosen = self._choose(known, wavelength[k], spectrum[k], error[k], limits)
+            excess = 0.0 if official else shared_variance(weights[k], chosen, covariance)
+            series.append(_white_series(chosen, spectrum[k], wavelength[k], self.max_lost, excess))
+        return BoundWhiteLight(self.name, binding.dq_plane, tuple(series), official)
+
+    def _limits(
+        self, order: int, ranges: Mapping[int, tuple[float, float]]
+    ) -> tuple[float | None, float | None]:
+        low, high = _limit(self.min_wavelength, order), _limit(self.max_wavelength, order)
+        if order in ranges:
+            low = ranges[order][0] if low is None else low
+            high = ranges[order][1] if high is None else high
+        return low, high
+
+    def _choose(
+        self,
+        known: np.ndarray,
+        wavelength: np.ndarray,
+        spectrum: np.ndarray,
+        error: np.ndarray,
+        limits: tuple[float | None, float | None],
+    ) -> np.ndarray:
+        low, high = limits
         chosen = known.copy()
-        if self.min_wavelength is not None:
-            chosen &= wavelength >= self.min_wavelength
-        if self.max_wavelength is not None:
-            chosen &= wavelength <= self.max_wavelength
-        if self.min_wavelength is None and self.max_wavelength is None:
+        if low is not None:
+            chosen &= wavelength >= low
+        if high is not None:
+            chosen &= wavelength <= high
+        if low is None and high is None and self.scope == "streaming":
             with np.errstate(invalid="ignore", divide="ignore"):
                 chosen &= spectrum > self.min_snr * error
-        if not chosen.any():
+        if not chosen.any() and self.scope == "streaming":
             have = f"{np.nanmin(wavelength):.4g} to {np.nanmax(wavelength):.4g}" if known.any() else "nothing"
             raise ConfigError(
                 Problem(
-                    f"no column of the spectrum lies between white_light.min_wavelength={self.min_wavelength} and "
-                    f"white_light.max_wavelength={self.max_wavelength} with usable flux (the spectrum covers {have})",
+                    f"no column of the spectrum lies between white_light.min_wavelength={low} and "
+                    f"white_light.max_wavelength={high} with usable flux (the spectrum covers {have})",
                     todo="choose another range with --set white_light.min_wavelength=… or lower white_light.min_snr",
                     code="parameter",
                 )
             )
-        limits = wavelength[chosen]
-        weights = np.asarray(binding.templates["sum_weights"], np.float64)
-        return BoundWhiteLight(
-            name=self.name,
-            pixeldq=binding.dq_plane,
-            columns=chosen,
-            spectrum=np.where(chosen, np.clip(spectrum, 0.0, None), 0.0),
-            wavelength_range=(float(limits.min()), float(limits.max())),
-            max_lost=self.max_lost,
-            excess=excess_variance(weights * chosen, np.asarray(binding.templates["column_covariance"])),
-        )
+        return chosen
+
+
+def _white_series(
+    chosen: np.ndarray, spectrum: np.ndarray, wavelength: np.ndarray, max_lost: float, excess: float
+) -> WhiteSeries:
+    column = np.flatnonzero(chosen).astype(np.int32)
+    share = np.nan_to_num(np.clip(spectrum[column], 0.0, None))
+    bins = ColumnBins(np.array([0, column.size], np.int32), column, share, max_lost)
+    limits = wavelength[column]
+    span = (float(limits.min()), float(limits.max())) if column.size else (np.nan, np.nan)
+    return WhiteSeries(chosen, bins, span, excess)
+
+
+def _orders(limit: float | dict[int, float] | None) -> tuple[int, ...]:
+    return tuple(limit) if isinstance(limit, dict) else ()
+
+
+def _limit(limit: float | dict[int, float] | None, order: int) -> float | None:
+    return limit.get(order) if isinstance(limit, dict) else limit
+
+
+def _reference_ranges(binding: Binding) -> dict[int, tuple[float, float]]:
+    """Order -> range of a WAVELENGTHRANGE reference for the exposure's filter; officially for SOSS alone."""
+    reference = binding.references.get("wavelengthrange")
+    if reference is None or binding.info.exp_type != "NIS_SOSS":
+        return {}
+    rows: Any = reference.keywords.get("WAVELENGTHRANGE", ())
+    return {
+        int(order): (float(low), float(high))
+        for order, name, low, high in rows
+        if str(name).strip().upper() == binding.info.filter.strip().upper()
+    }

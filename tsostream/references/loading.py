@@ -29,6 +29,10 @@ from tsostream.references.fits_arrays import (
 )
 from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import header_dict, read_keywords
+from tsostream.references.small_files import read_extract1d, read_wavelengthrange
+
+#: types in JSON and ASDF whose contents are read with the others
+_READERS = {"extract1d": read_extract1d, "wavelengthrange": read_wavelengthrange}
 
 __all__ = ["LoadedReferences", "load_reference", "load_references"]
 
@@ -157,6 +161,10 @@ def _load_other(path: Path, kind: ReferenceType, info: ExposureInfo, notes: list
         if problems:
             raise ReferenceMismatchError(problems)
         sha256 = _sha256(path)
+        arrays: dict[str, npt.NDArray] = {}
+        if kind.name in _READERS:
+            arrays, contents = _READERS[kind.name](path)
+            keywords = {**keywords, **contents}
     except (OSError, ValueError) as exc:
         if isinstance(exc, ReferenceMismatchError):
             raise
@@ -167,7 +175,7 @@ def _load_other(path: Path, kind: ReferenceType, info: ExposureInfo, notes: list
             "unreadable",
         )
         raise ReferenceMismatchError(problem) from exc
-    return Reference(kind.name, path.name, {}, keywords, {}, str(path), sha256)
+    return Reference(kind.name, path.name, arrays, keywords, {}, str(path), sha256)
 
 
 def _load_fits(

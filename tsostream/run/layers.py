@@ -111,7 +111,8 @@ class Merged:
     ) -> None:
         cls, official = OPERATORS[step], by_alias().get(step)
         known = {spec.name for spec in dataclasses.fields(cls)}
-        for name, value in parameters.items():
+        for given, value in parameters.items():
+            name = cls.aliases.get(given, given)
             if name not in known:
                 if layer.official and official is not None and official.knows(name):
                     ignored.setdefault(step, []).append((name, value))

@@ -13,7 +13,8 @@ def flux_scale_map(binding: Binding) -> tuple[np.ndarray, str]:
     """Factor per pixel that turns slopes into the rows' flux, and its unit.
 
     Electrons where the gain is known and the slopes are DN/s: gain x effective integration time (EFFINTTM), as
-    the official time-series photometry does. Else the unit of the file.
+    the official time-series photometry does. Jy where the slopes are calibrated (MJy, or MJy/sr with the size of a
+    pixel in PIXAR_SR). Else the unit of the file.
 
     Returns
     -------
@@ -24,8 +25,14 @@ def flux_scale_map(binding: Binding) -> tuple[np.ndarray, str]:
     """
     info = binding.info
     unit = info.bunit or "DN/s"
+    bare = unit.replace(" ", "")
+    area = info.header.get("PIXAR_SR")
+    if bare == "MJy":
+        return np.full(info.frame_shape, 1e6, np.float32), "Jy"
+    if bare == "MJy/sr" and isinstance(area, int | float) and area > 0:
+        return np.full(info.frame_shape, 1e6 * area, np.float32), "Jy"
     gain = binding.references.get("gain")
-    if gain is None or unit.replace(" ", "") not in ("DN/s", "DN"):
+    if gain is None or bare not in ("DN/s", "DN"):
         return np.ones(info.frame_shape, np.float32), unit
     values = reference_array(gain, "SCI", info.frame_shape, "extract_1d")
     time = info.integration_time or info.group_time * max(info.ngroups, 1)

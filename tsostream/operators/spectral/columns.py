@@ -72,7 +72,19 @@ class BinnedSums:
 
 @kernel
 def sum_bins(
-    flux, error, var_poisson, var_rnoise, ground, ground_error, lost, counts, flags, bins, sums, totals, out_flags
+    flux,
+    error,
+    var_poisson,
+    var_rnoise,
+    ground,
+    ground_error,
+    lost,
+    counts,
+    flags,
+    bins,
+    sums,
+    totals,
+    out_flags,
 ):
     """Sum columns into bins, integration by integration, column by column.
 
@@ -160,7 +172,10 @@ def bin_columns(spectra: Mapping[str, np.ndarray], key: int, bins: ColumnBins) -
     totals = np.empty((n, size, 4), np.int64)
     out_flags = np.empty((n, size), np.uint32)
     sum_bins(*given, counts, flags, bins, sums, totals, out_flags)
-    return BinnedSums(*sums, counts=totals, dq=out_flags)
+    flux, variance, var_poisson, var_rnoise, ground, ground_error, missing = sums
+    return BinnedSums(
+        flux, variance, var_poisson, var_rnoise, ground, ground_error, missing, totals, out_flags
+    )
 
 
 def shared_variance(weights: np.ndarray, chosen: np.ndarray, covariance: np.ndarray) -> float:

@@ -1,10 +1,10 @@
 """Optimal extraction (Horne 1986, PASP 98, 609) and the joint fit of profile and background.
 
-Both are linear in the data of a column: ``F = sum h D`` with weights fixed for the exposure but for lost pixels, so that
-no weight follows the flux. Optimal extraction takes the background that was measured beside the trace and weighs the
-pixels of the aperture by profile over variance; the joint fit solves for the amplitude of the profile and the
-background of the column, a constant or a polynomial across, at once, which takes out what a column shares (1/f noise) as
-well as its pixels allow.
+Both are linear in the data of a column: ``F = sum h D`` with weights fixed for the exposure but for lost pixels, so
+that no weight follows the flux. Optimal extraction takes the background that was measured beside the trace and weighs
+the pixels of the aperture by profile over variance; the joint fit solves for the amplitude of the profile and the
+background of the column, a constant or a polynomial across, at once, which takes out what a column shares (1/f noise)
+as well as its pixels allow.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
     columns = a.start.size - 1
     most = 1
     for c in range(columns):
-        most = max(most, a.start[c + 1] - a.start[c] + (a.ground_start[c + 1] - a.ground_start[c]) * (p.terms > 0))
+        most = max(
+            most, a.start[c + 1] - a.start[c] + (a.ground_start[c + 1] - a.ground_start[c]) * (p.terms > 0)
+        )
     value, weight, spread = np.empty(most), np.empty(most), np.empty(most)
     profile, place = np.empty(most), np.empty(most)
     pixel = np.empty(most, np.int64)
@@ -264,7 +266,9 @@ def fit_block(block: Rate, aperture: Aperture, fit: ProfileFit, box: Sums) -> Su
         From `tsostream.operators.aperture.sums.measure_block` with the same aperture.
     """
     n = block.count
-    out = Sums(*(array if name in ("fit", "fit_error") else array.copy() for name, array in box._asdict().items()))
+    out = Sums(
+        *(array if name in ("fit", "fit_error") else array.copy() for name, array in box._asdict().items())
+    )
     flat = block.var_flat if block.var_flat is not None else np.empty((n, 0), np.float32)
     fit_columns(
         block.data.reshape(n, -1),

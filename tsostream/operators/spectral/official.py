@@ -110,7 +110,7 @@ def _sum_finite(values: np.ndarray) -> np.ndarray:
 
 
 def _smooth(image: np.ndarray, length: int) -> np.ndarray:
-    """Running mean along the dispersion over what is not NaN; the ends go on with their last value."""
+    """Take the running mean along the dispersion over what is not NaN; the ends go on with their last value."""
     if length < 3:
         return image
     half = length // 2

@@ -1,0 +1,299 @@
+"""One series of spectra: an aperture, a method, and everything prepared for them from the scout's template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.operators.aperture import geometry
+from tsostream.operators.aperture.covariance import column_excess, sum_weights
+from tsostream.operators.aperture.measure import Aperture
+from tsostream.operators.aperture.sums import Position, position
+from tsostream.operators.aperture.units import flux_scale_map
+from tsostream.operators.base import Binding
+from tsostream.operators.spectral.fitting import ProfileFit, linear_weights
+
+__all__ = ["Scene", "Series", "build_series", "profile_positions", "read_scene"]
+
+#: least relative uncertainty of the profile
+PROFILE_ERROR = 0.03
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The scout's template, oriented [cross, disp].
+
+    Parameters
+    ----------
+    image, scatter, variance : float64 [cross, disp]
+        Template, its scatter, and the variance of one integration.
+    scale : float64 [cross, disp]
+        Factor from the input's unit to that of the rows; NaN where not known.
+    bad : bool [cross, disp]
+        Pixels that are never used.
+    covariance : float64
+        Shared noise by distance, oriented likewise.
+    count
+        Integrations in the template.
+    along_y
+        Whether the spectrum runs along y.
+    unit
+        Of the rows.
+    scale_map : float32 [y, x]
+        The factor as stored.
+    """
+
+    image: np.ndarray
+    scatter: np.ndarray
+    variance: np.ndarray
+    scale: np.ndarray
+    bad: np.ndarray
+    covariance: np.ndarray
+    count: int
+    along_y: bool
+    unit: str
+    scale_map: np.ndarray
+
+    def orient(self, array: np.ndarray) -> np.ndarray:
+        """[y, x] to [cross, disp], and back."""
+        return array.T if self.along_y else array
+
+    @property
+    def whole_scale(self) -> np.ndarray:
+        """The factor without holes."""
+        return np.where(np.isfinite(self.scale), self.scale, np.nanmedian(self.scale))
+
+
+def read_scene(binding: Binding) -> Scene:
+    """Take what an extraction needs out of the scout's products."""
+    along_y = binding.info.dispaxis == 2
+    orient = np.transpose if along_y else np.asarray
+    image, scatter, variance = (
+        orient(np.asarray(binding.templates[name], np.float64)) for name in ("image", "scatter", "variance")
+    )
+    scale, unit = flux_scale_map(binding)
+    never = np.uint32(dq.DO_NOT_USE | dq.REFERENCE_PIXEL | dq.NON_SCIENCE)
+    bad = orient((binding.dq_plane & never) != 0) | ~np.isfinite(image) | ~np.isfinite(variance)
+    return Scene(
+        image=image,
+        scatter=scatter,
+        variance=variance,
+        scale=orient(scale.astype(np.float64)),
+        bad=bad | orient(~np.isfinite(scale)),
+        covariance=orient(np.asarray(binding.templates["covariance"])),
+        count=max(int(binding.templates.get("count", 1)), 1),
+        along_y=along_y,
+        unit=unit,
+        scale_map=scale,
+    )
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series, ready to be measured.
+
+    Parameters
+    ----------
+    number
+        Aperture number of its rows.
+    method
+        ``box``, ``optimal`` or ``profile``.
+    extract_width
+        Full width of the aperture [px]; NaN for one from a reference.
+    aperture
+        Pixel lists and profile.
+    fit
+        Weights of a fit; None for a box.
+    centre, width
+        Mean position across and Gaussian-equivalent width of the profile [px].
+    trace : float64 [column]
+        Centre of the aperture across [px].
+    sum_weights : float64 [cross, disp]
+        Weight of each pixel in the columns' sums, background included.
+    excess : float64 [column]
+        Variance that shared (1/f) noise adds to each column.
+    weight : float64 [cross, disp]
+        Fraction of each pixel inside the aperture.
+    """
+
+    number: int
+    method: str
+    extract_width: float
+    aperture: Aperture
+    fit: ProfileFit | None
+    centre: float
+    width: float
+    trace: np.ndarray
+    sum_weights: np.ndarray
+    excess: np.ndarray
+    weight: np.ndarray
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the aperture's number means, for the metadata."""
+        return {
+            "aperture": self.number,
+            "extraction_type": self.method,
+            "extract_width": None if np.isnan(self.extract_width) else self.extract_width,
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a series is made.
+
+    Parameters
+    ----------
+    extract_width
+        Full width [px], for the record.
+    weight : float64 [cross, disp]
+        Aperture.
+    ground : bool [cross, disp]
+        Background pixels.
+    subtract
+        Whether a background is subtracted.
+    bkg_clip, max_lost, correct_shift, profile_clip, terms
+        Parameters of the step; ``terms`` of the background in the joint fit.
+    """
+
+    extract_width: float
+    weight: np.ndarray
+    ground: np.ndarray
+    subtract: bool
+    bkg_clip: float
+    max_lost: float
+    correct_shift: bool
+    profile_clip: float
+    terms: int
+
+
+def build_series(scene: Scene, trace: np.ndarray, recipe: Recipe, methods: dict[str, int]) -> list[Series]:
+    """Prepare one aperture for several methods.
+
+    Parameters
+    ----------
+    scene
+        The template.
+    trace : float64 [disp]
+        Centre of the spectrum across.
+    recipe
+        Aperture and parameters.
+    methods
+        Method -> aperture number.
+    """
+    weight = recipe.weight
+    source, level = geometry.column_profile(scene.image, scene.bad, trace, weight, recipe.ground)
+    if not recipe.subtract:
+        source, level = np.where(scene.bad, 0.0, scene.image), np.zeros_like(level)
+    aperture, total = _assemble(scene, source, recipe)
+    flux = np.where(np.isfinite(total) & (total > 0), total, 0.0)
+    cross = np.arange(source.shape[0])[:, None]
+    share = np.clip(source * weight, 0, None)
+    moment = (share * (cross - trace) ** 2).sum() / max(share.sum(), 1e-30)
+    found = []
+    for method, number in methods.items():
+        fit = None
+        if method == "box":
+            ground = recipe.ground & bool(recipe.subtract)
+            weights = sum_weights(weight, ground, scene.whole_scale)
+        else:
+            fit = _profile_fit(scene, aperture, trace, level, recipe, joint=method == "profile")
+            weights = scene.orient(linear_weights(aperture, fit, scene.scale_map.shape))
+        found.append(
+            Series(
+                number=number,
+                method=method,
+                extract_width=recipe.extract_width,
+                aperture=aperture,
+                fit=fit,
+                centre=float((trace * flux).sum() / (flux.sum() or 1.0)),
+                width=float(np.sqrt(max(moment, 1e-6))),
+                trace=trace,
+                sum_weights=weights,
+                excess=column_excess(weights, scene.covariance),
+                weight=weight,
+            )
+        )
+    return found
+
+
+def _assemble(scene: Scene, source: np.ndarray, recipe: Recipe) -> tuple[Aperture, np.ndarray]:
+    """Pixel lists, normalised profile with derivatives, and the template for position and width."""
+    weight, along_y = recipe.weight, scene.along_y
+    # weights are zero outside the detector area, so a trace that leaves the subarray just loses flux
+    start, pixel, (cross, disp) = geometry.pixel_lists(weight > 0, along_y=along_y)
+    ground_start, ground_pixel, (ground_cross, ground_disp) = geometry.pixel_lists(
+        recipe.ground, along_y=along_y
+    )
+    unit = scene.whole_scale
+    total = (source * unit * weight).sum(axis=0)
+    norm = np.where(total > 0, total, np.nan) / unit
+    across1, across2 = geometry.derivatives(source, 0)
+    along1, along2 = geometry.derivatives(source, 1)
+    terms = [source, across1, across2, along1, along2]
+    # the profile is one of fluxes in the rows' unit, the template for position one of slopes
+    shape = np.stack([(term / norm)[cross, disp] for term in terms], axis=1)
+    # a column without flux has no profile: nothing of it can be filled
+    shape = np.where(np.isfinite(shape), shape, 0.0)
+    noise = 1.2533 * scene.scatter / np.sqrt(scene.count)
+    error = np.hypot(np.nan_to_num(noise / norm), PROFILE_ERROR * np.clip(source / norm, 0, None))[
+        cross, disp
+    ]
+    sure = ~scene.bad[cross, disp]
+    bright = sure & (source[cross, disp] > 0.02 * np.nanmax(source))
+    usable = bright if bright.sum() >= 8 else sure
+    inverse = 1.0 / scene.variance[cross, disp]
+    inverse = np.where(np.isfinite(inverse), inverse, 0.0)
+    basis = np.stack([term[cross, disp] for term in terms[:4]], axis=1)
+    aperture = Aperture(
+        start=start,
+        pixel=pixel,
+        weight=weight[cross, disp].astype(np.float32),
+        shape=shape.astype(np.float32),
+        shape_error=np.nan_to_num(error, nan=1.0).astype(np.float32),
+        lost_always=~sure,
+        ground_start=ground_start,
+        ground=ground_pixel,
+        ground_template=scene.image[ground_cross, ground_disp].astype(np.float32),
+        fit_pixel=pixel[usable],
+        fit_column=disp[usable].astype(np.int32),
+        basis=np.ascontiguousarray(basis[usable], np.float32),
+        fit_weight=inverse[usable].astype(np.float32),
+        scale=np.ascontiguousarray(scene.scale_map.ravel(), np.float32),
+        ground_sample=9,
+        ground_clip=recipe.bkg_clip,
+        max_lost=recipe.max_lost,
+        subtract=recipe.subtract,
+        correct_across=recipe.correct_shift,
+        correct_along=False,
+    )
+    return aperture, total
+
+
+def _profile_fit(
+    scene: Scene, aperture: Aperture, trace: np.ndarray, level: np.ndarray, recipe: Recipe, *, joint: bool
+) -> ProfileFit:
+    """Weights and coordinates of the fit."""
+    inverse = 1.0 / (scene.variance * scene.whole_scale**2)
+    inverse = np.where(np.isfinite(inverse) & (inverse > 0), inverse, 0.0)
+    place = (np.arange(scene.image.shape[0])[:, None] - trace) / (scene.image.shape[0] / 2)
+
+    def listed(array: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(scene.orient(array).ravel()[pixels], np.float32)
+
+    return ProfileFit(
+        inverse=listed(inverse, aperture.pixel),
+        ground_inverse=listed(inverse, aperture.ground),
+        place=listed(place, aperture.pixel),
+        ground_place=listed(place, aperture.ground),
+        level=np.ascontiguousarray(level, np.float64),
+        terms=recipe.terms if joint and recipe.subtract else 0,
+        clip=recipe.profile_clip,
+    )
+
+
+def profile_positions(out: Any, series: Series) -> tuple[Position, Position]:
+    """Position across and along of every integration."""
+    return position(out, 1, 2, series.width), position(out, 3, 3, 1.0)

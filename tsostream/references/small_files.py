@@ -1,0 +1,79 @@
+"""The contents of small references in JSON and ASDF: apertures of EXTRACT1D, ranges of WAVELENGTHRANGE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from tsostream.references.headers import read_asdf_tree
+
+__all__ = ["read_extract1d", "read_wavelengthrange"]
+
+Contents = tuple[dict[str, npt.NDArray], dict[str, Any]]
+
+_NUMBERS = ("xstart", "xstop", "ystart", "ystop", "extract_width", "bkg_order", "smoothing_length")
+_POLYNOMIALS = ("src_coeff", "bkg_coeff")
+
+
+def read_extract1d(path: Path) -> Contents:
+    """Read the apertures of an EXTRACT1D reference (JSON).
+
+    Returns
+    -------
+    arrays
+        None.
+    keywords
+        ``APERTURES``: a tuple of mappings as they stand in the file.
+
+    Raises
+    ------
+    ValueError
+        When there are no apertures, or one holds something else than numbers; says which.
+    """
+    tree = json.loads(path.read_bytes())
+    apertures = tree.get("apertures") if isinstance(tree, Mapping) else None
+    if not isinstance(apertures, list) or not all(isinstance(one, Mapping) for one in apertures):
+        raise ValueError("it has no list of apertures")
+    for number, one in enumerate(apertures):
+        for name in _NUMBERS:
+            if one.get(name) is not None and not isinstance(one[name], int | float):
+                raise ValueError(
+                    f"{name} of aperture {number} ({one.get('id')}) is {one[name]!r}, expected a number"
+                )
+        for name in _POLYNOMIALS:
+            if one.get(name) is not None:
+                _check_polynomials(one[name], f"{name} of aperture {number} ({one.get('id')})")
+    return {}, {"APERTURES": tuple(dict(one) for one in apertures)}
+
+
+def _check_polynomials(given: Any, where: str) -> None:
+    whole = isinstance(given, list) and all(
+        isinstance(one, list) and one and all(isinstance(value, int | float) for value in one)
+        for one in given
+    )
+    if not whole or len(given) % 2:
+        raise ValueError(f"{where} is {given!r}, expected pairs of lists of numbers (lower, upper limit)")
+
+
+def read_wavelengthrange(path: Path) -> Contents:
+    """Read the ranges of a WAVELENGTHRANGE reference (ASDF).
+
+    Returns
+    -------
+    arrays
+        None.
+    keywords
+        ``WAVELENGTHRANGE``: a tuple of (order, filter, shortest, longest wavelength [µm]).
+    """
+    rows = read_asdf_tree(path).get("wavelengthrange") or ()
+    # spectroscopic ranges stand as (order, filter, low, high); rows of another form are other modes'
+    found = [
+        (int(row[0]), str(row[1]), float(row[2]), float(row[3]))
+        for row in rows
+        if len(row) == 4 and isinstance(row[0], int)
+    ]
+    return {}, {"WAVELENGTHRANGE": tuple(found)}

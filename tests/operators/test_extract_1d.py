@@ -115,7 +115,7 @@ def aperture_pixels(info: ExposureInfo, step: BoundExtract1d, column: int) -> np
 
 @pytest.mark.parametrize("mode", MODES)
 def test_flux_of_a_clean_spectrum(mode: str) -> None:
-    info, step = clean(mode, width=12.0, trace_coeffs=None)
+    info, step = clean(mode, extract_width=12.0, trace_coeffs=None)
     (out,) = step.push(exact(info, np.array([1.0, 0.5])))
     source = (make_scene(info) - 5.0).sum(axis=1 if info.dispaxis == 2 else 0)
     flux = out.spectra["flux"][:, 0]
@@ -170,7 +170,7 @@ def test_shift_correction_puts_lost_light_back() -> None:
     """A narrow box loses light when the source moves; with correct_shift it does not, to first order."""
     deficit = {}
     for correct in (True, False):
-        info, step = clean(width=3.0, bkg_inner=6.0, trace_coeffs=[9.0], correct_shift=correct)
+        info, step = clean(extract_width=3.0, bkg_inner=6.0, trace_coeffs=[9.0], correct_shift=correct)
         moved = exact(info, np.ones(1))
         moved.data[0] = shifted(info, 0.05)
         still = step.push(exact(info, np.ones(1)))[0].spectra["flux"][0, 0]
@@ -251,7 +251,7 @@ def test_background_outliers_are_clipped() -> None:
 
 
 def test_background_error_is_in_the_flux_error() -> None:
-    info, step = clean(width=4.0, trace_coeffs=[9.5])
+    info, step = clean(extract_width=4.0, trace_coeffs=[9.5])
     spectra = step.push(exact(info, np.ones(1)))[0].spectra
     own = spectra["flux_var_poisson"] + spectra["flux_var_rnoise"]
     shared = (spectra["npixels"] * spectra["background_err"]) ** 2
@@ -276,8 +276,8 @@ def test_no_background_left() -> None:
 def test_electrons_where_the_gain_is_known() -> None:
     info = make_info("NRS_BRIGHTOBJ", bunit="DN/s")
     binding = make_binding(Extract1d, info, np.random.default_rng(1), share=0.0)
-    electrons = Extract1d().bind(binding)
-    plain = Extract1d().bind(dataclasses.replace(binding, references={}))
+    electrons = Extract1d(apply_apcorr=False).bind(binding)
+    plain = Extract1d(apply_apcorr=False).bind(dataclasses.replace(binding, references={}))
     assert (electrons.unit, plain.unit) == ("electron", "DN/s")
     block = make_rate(info, np.random.default_rng(2), 1, bad=0.0)
     ratio = electrons.push(block)[0].spectra["flux"] / plain.push(block)[0].spectra["flux"]
@@ -300,12 +300,14 @@ def test_refusals() -> None:
     templates = templates_of(info, np.random.default_rng(0).normal(5.0, 0.1, info.frame_shape))
     with pytest.raises(InputError, match=r"no spectrum found.*extract_1d\.trace_coeffs"):
         Extract1d().bind(Binding(info, templates=templates))
-    with pytest.raises(ConfigError, match=r"no background pixels: 20 pixels across.*extract_1d\.width"):
+    with pytest.raises(
+        ConfigError, match=r"no background pixels: 20 pixels across.*extract_1d\.extract_width"
+    ):
         clean(bkg_outer=3.0)
 
 
 def test_a_box_that_does_not_fit_is_made_smaller_and_says_so() -> None:
-    _, step = clean(width=30.0, trace_coeffs=[9.5])
+    _, step = clean(extract_width=30.0, trace_coeffs=[9.5])
     assert "20 pixels across" in step.notes[0]
     assert not clean()[1].notes
 
@@ -313,7 +315,7 @@ def test_a_box_that_does_not_fit_is_made_smaller_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"width": 0}, r"extract_1d\.width = 0.*> 0"),
+        ({"width": 0}, r"extract_1d\.extract_width = 0.*> 0"),
         ({"widht": 8}, r"did you mean width\?"),
         ({"max_lost": 1}, r"extract_1d\.max_lost = 1"),
         ({"trace_coeffs": "9"}, r"extract_1d\.trace_coeffs = '9'"),

@@ -376,7 +376,7 @@ def build_operator(cls: type[Operator], parameters: Mapping[str, Any], *, where:
     problems = []
     for name in parameters:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*known, *cls.aliases], n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             problems.append(Problem(f"{cls.name} has no parameter {name!r}", where, hint, "parameter"))
     if problems:

@@ -169,7 +169,7 @@ class WhiteLight(Operator):
     def coupling(self) -> Coupling:
         """The scout's spectrum chooses the columns and fills lost ones."""
         return Template(
-            ("spectrum", "spectrum_error", "columns_wavelength", "sum_weights", "column_covariance")
+            ("keys", "spectrum", "spectrum_error", "columns_wavelength", "sum_weights", "column_covariance")
         )
 
     def bind(self, binding: Binding) -> BoundWhiteLight:

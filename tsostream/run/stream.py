@@ -214,7 +214,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
 
 
 def _scout_spectrum(extract: Any, templates: dict[str, Any]) -> dict[str, Any]:
-    """Spectrum of the template itself, and its error in one integration; of the first series."""
+    """Spectrum of the template itself in all series, and its error in one integration."""
     from tsostream.integration.payload import Rate, Times
 
     image = templates["image"][None]
@@ -225,12 +225,19 @@ def _scout_spectrum(extract: Any, templates: dict[str, Any]) -> dict[str, Any]:
     (measurement,) = extract.push(block)
     covariance = np.asarray(templates["covariance"])
     return {
-        "spectrum": measurement.spectra["flux"][0, 0],
-        "spectrum_error": measurement.spectra["flux_err"][0, 0],
-        "columns_wavelength": extract.wavelength,
+        "keys": extract.keys,
+        "spectrum": measurement.spectra["flux"][0],
+        "spectrum_error": measurement.spectra["flux_err"][0],
+        "columns_wavelength": _by_key(extract),
         "sum_weights": extract.sum_weights,
         "column_covariance": covariance.T if extract.along_y else covariance,
     }
+
+
+def _by_key(extract: Any) -> np.ndarray:
+    """Wavelengths of every series [key, column]; apertures of one order share theirs."""
+    wavelength = np.asarray(extract.wavelength)
+    return np.broadcast_to(wavelength, (len(extract.keys), wavelength.shape[-1]))
 
 
 def _describe_spectrum(extract: Any, white: Any, prepared: Prepared, cut: ExposureInfo) -> dict[str, Any]:
@@ -247,6 +254,7 @@ def _describe_spectrum(extract: Any, white: Any, prepared: Prepared, cut: Exposu
         "white_light_range": white.wavelength_range,
         "white_light_columns": int(white.columns.sum()),
         "trace": extract.trace,
+        "apertures": extract.describe() if hasattr(extract, "describe") else [],
         "extraction_order": extract.order,
     }
 

@@ -343,6 +343,7 @@ def make_templates(info: ExposureInfo, rng: np.random.Generator, *, share: float
         spectrum = scene.sum(axis=1 if info.dispaxis == 2 else 0)
         spectrum[:3] = np.nan
         length = spectrum.size
+        templates["keys"] = ((1, 0),)
         templates["spectrum"] = _frozen(spectrum)
         templates["spectrum_error"] = _frozen(np.sqrt(np.abs(spectrum)))
         templates["columns_wavelength"] = _frozen(np.linspace(0.6, 5.3, length))

@@ -121,13 +121,74 @@ def make_photom(info: ExposureInfo, rng: np.random.Generator) -> Reference:
     return Reference("photom", "test_photom.fits", {}, keywords, {"PHOTOM": table})
 
 
+def make_extract1d(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make an aperture about the middle, with background regions that are not whole pixels."""
+    along_y = info.dispaxis == 2
+    cross, disp = ("x", "y") if along_y else ("y", "x")
+    width, length = (info.nx, info.ny) if along_y else (info.ny, info.nx)
+    middle = (width - 1) / 2
+    entry = {
+        "id": {"NRS_BRIGHTOBJ": "S1600A1"}.get(info.exp_type, info.exp_type),
+        "spectral_order": 1,
+        f"{cross}start": middle - 4.3,
+        f"{cross}stop": middle + 4.6,
+        f"{disp}start": 1,
+        f"{disp}stop": length - 2,
+        "bkg_coeff": [[0.4], [2.7, 0.002], [width - 4.2], [width - 1.0]],
+        "use_source_posn": False,
+    }
+    return Reference("extract1d", "test_extract1d.json", {}, {"APERTURES": (entry,)})
+
+
+def make_apcorr(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make an aperture correction that falls with the size and grows with the wavelength."""
+    wave = np.linspace(0.4, 6.0, 7).astype(np.float32)
+    size = np.array([3, 6, 9, 12], np.uint8)
+    if info.is_miri:
+        wave = np.linspace(4.0, 14.0, 7).astype(np.float32)
+        values = 1 + 0.3 / size[None, :] + 0.01 * wave[:, None]
+        table = np.zeros(
+            1,
+            [("subarray", "U17"), ("wavelength", "f4", (7,)), ("nelem_wl", "i2"), ("size", "u1", (4,)),
+             ("nelem_size", "i2"), ("apcorr", "f4", (7, 4))],
+        )  # fmt: skip
+        table["subarray"] = info.subarray
+        table["size"] = size
+    else:
+        phase = np.linspace(0.0, 1.0, 3).astype(np.float32)
+        sizes = size[:, None] * (1 + 0.02 * wave[None, :])
+        values = (1 + 0.3 / sizes[..., None] + 0.01 * wave[:, None]) * (1 + 0.002 * phase)
+        table = np.zeros(
+            1,
+            [("filter", "U12"), ("grating", "U15"), ("slit", "U15"), ("wavelength", "f4", (7,)),
+             ("nelem_wl", "i2"), ("size", "f4", (4, 7)), ("nelem_size", "i2"), ("pixphase", "f4", (3,)),
+             ("apcorr", "f4", (4, 7, 3))],
+        )  # fmt: skip
+        table["filter"], table["grating"], table["slit"] = info.filter, info.grating, "S1600A1"
+        table["size"], table["pixphase"] = sizes, phase
+    table["wavelength"], table["nelem_wl"], table["nelem_size"], table["apcorr"] = wave, 7, 4, values
+    table.flags.writeable = False
+    return Reference("apcorr", "test_apcorr.fits", {}, {"SIZEUNIT": "pixels"}, {"APCORR": table})
+
+
+def make_wavelengthrange(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make ranges of three orders."""
+    rows = tuple(
+        (order, info.filter, low, high) for order, low, high in ((1, 0.9, 2.8), (2, 0.6, 1.4), (3, 0.6, 0.9))
+    )
+    return Reference("wavelengthrange", "test_wavelengthrange.asdf", {}, {"WAVELENGTHRANGE": rows})
+
+
 #: reference type -> how to make it
 RECIPES: dict[str, Callable[[ExposureInfo, np.random.Generator], Reference]] = {
+    "apcorr": make_apcorr,
     "emicorr": make_emicorr,
     "fflat": make_fflat,
     "sflat": partial(make_cube_flat, name="sflat"),
     "dflat": partial(make_cube_flat, name="dflat"),
     "photom": make_photom,
+    "extract1d": make_extract1d,
     "ipc": make_ipc,
     "rscd": make_rscd,
+    "wavelengthrange": make_wavelengthrange,
 }

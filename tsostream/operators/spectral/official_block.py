@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate
+from tsostream.operators.aperture.geometry import pixel_lists
 from tsostream.operators.base import Binding
 from tsostream.operators.spectral.correction import ApertureCorrection, apply_correction, choose_correction
 from tsostream.operators.spectral.definition import (
@@ -142,6 +144,17 @@ class BoundOfficialExtract1d:
     def trace(self) -> np.ndarray:
         """Middle of the first aperture across, float64 [column]."""
         return np.array([centre_of(self.series[0].weight, int(c)) for c in self.columns])
+
+    @property
+    def aperture(self) -> SimpleNamespace:
+        """Pixels of the first aperture column by column, and their weights: where the light was read when."""
+        weight = self.series[0].weight[:, self.columns]
+        whole = np.zeros_like(self.series[0].weight)
+        whole[:, self.columns] = weight
+        start, pixel, (cross, disp) = pixel_lists(whole > 0, along_y=self.along_y)
+        chosen = np.concatenate([start[self.columns], start[-1:]])
+        share = whole[cross, disp]
+        return SimpleNamespace(start=chosen, pixel=pixel, weight=share, shape=np.ones((pixel.size, 1)))
 
     @property
     def sum_weights(self) -> tuple[np.ndarray, ...]:

@@ -20,7 +20,10 @@ def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
 
 
 #: step -> parameters that make it do what the official step does, where ours does something else by default
-OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {}
+OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "extract_1d": {"scope": "segment"},
+    "white_light": {"scope": "segment"},
+}
 
 
 def official_parameters(order: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -181,6 +181,8 @@ _TYPES: Final[tuple[ReferenceType, ...]] = (
     ReferenceType(name="emicorr", layout="other"),
     ReferenceType(name="sirskernel", layout="other"),
     ReferenceType(name="pastasoss", layout="other"),
+    ReferenceType(name="specprofile", layout="extensions"),
+    ReferenceType(name="speckernel", layout="extensions"),
     ReferenceType(name="extract1d", layout="other"),
     ReferenceType(name="specwcs", layout="other"),
     ReferenceType(name="wavelengthrange", layout="other"),

@@ -30,9 +30,14 @@ from tsostream.references.fits_arrays import (
 from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import header_dict, read_keywords
 from tsostream.references.small_files import read_extract1d, read_wavelengthrange
+from tsostream.references.soss_files import read_pastasoss
 
 #: types in JSON and ASDF whose contents are read with the others
-_READERS = {"extract1d": read_extract1d, "wavelengthrange": read_wavelengthrange}
+_READERS = {
+    "extract1d": read_extract1d,
+    "wavelengthrange": read_wavelengthrange,
+    "pastasoss": read_pastasoss,
+}
 
 __all__ = ["LoadedReferences", "load_reference", "load_references"]
 

@@ -6,7 +6,8 @@ from tsostream.files.modes import SUPPORTED_EXP_TYPES
 from tsostream.files.reader import BLOCK_BYTES, block_length, buffer_bytes, read_blocks, read_sync
 from tsostream.files.segment import Extension, SegmentFile, open_segment
 from tsostream.files.times import TIME_FLAGS, SegmentTimes, header_disagreement, header_times
-from tsostream.files.wavelengths import wavelength_image
+from tsostream.files.wavelengths import fit_to_frame, wavelength_image, wavelength_maps
+from tsostream.files.wcs import gwcs_wavelengths
 
 __all__ = [
     "BLOCK_BYTES",
@@ -20,6 +21,8 @@ __all__ = [
     "block_length",
     "buffer_bytes",
     "find_exposures",
+    "fit_to_frame",
+    "gwcs_wavelengths",
     "header_disagreement",
     "header_times",
     "load_association",
@@ -27,4 +30,5 @@ __all__ = [
     "read_blocks",
     "read_sync",
     "wavelength_image",
+    "wavelength_maps",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,9 @@ from tsostream.errors import ConfigError, InputError, Problem
 from tsostream.files.headers import Scan, scan_hdus
 from tsostream.files.segment import os_problem
 from tsostream.files.unpack import is_gzip, unpack
+from tsostream.integration.exposure_info import ExposureInfo
 
-__all__ = ["wavelength_image"]
+__all__ = ["WaveMap", "fit_to_frame", "wavelength_image", "wavelength_maps"]
 
 Array = npt.NDArray[np.float64]
 
@@ -37,7 +39,31 @@ _TODO: Final = "give a WAVELENGTH image, a calints file, or a table with the col
 _MAX_PIXELS: Final = 1 << 26
 
 
+@dataclass(frozen=True)
+class WaveMap:
+    """Wavelengths, and where on the detector they are.
+
+    Parameters
+    ----------
+    values : float64 [y, x] or [pixel]
+        [µm], NaN where not known.
+    corner
+        SUBSTRT1, SUBSTRT2 of the array's first pixel (1-based detector pixels); None where the file does not tell.
+    window
+        SLTSTRT1, SLTSTRT2 of a cutout (1-based subarray pixels); None where it is none.
+    """
+
+    values: Array
+    corner: tuple[int, int] | None = None
+    window: tuple[int, int] | None = None
+
+
 def wavelength_image(path: str | Path, *, scratch: Path | None = None) -> dict[int, Array]:
+    """Read the wavelengths of a detector image or of its columns, wherever it lies; see `wavelength_maps`."""
+    return {order: one.values for order, one in wavelength_maps(path, scratch=scratch).items()}
+
+
+def wavelength_maps(path: str | Path, *, scratch: Path | None = None) -> dict[int, WaveMap]:
     """Read the wavelengths of a detector image or of its columns.
 
     Parameters
@@ -53,7 +79,7 @@ def wavelength_image(path: str | Path, *, scratch: Path | None = None) -> dict[i
     Returns
     -------
     dict
-        Spectral order -> float64 [µm]: [y, x] from an image, [pixel] from a table; NaN where not known.
+        Spectral order -> `WaveMap`: [y, x] from an image (padding is cut off), [pixel] from a table.
 
     Raises
     ------
@@ -82,14 +108,70 @@ def _fail(where: str, what: str) -> ConfigError:
     return ConfigError(Problem(what, where=where, todo=_TODO, code="wavelengths"))
 
 
-def _from_fits(path: Path, where: str) -> dict[int, Array]:
+def fit_to_frame(one: WaveMap, info: ExposureInfo, where: str, *, order: int = 1) -> Array:
+    """Cut or place wavelengths so that they cover the exposure's frame.
+
+    Parameters
+    ----------
+    one
+        Wavelengths of the frame itself, of the whole detector, of a subarray around it, of a cutout of it, or (one
+        number per pixel along the dispersion) of its columns.
+    info
+        The exposure.
+    where, order
+        For messages.
+
+    Returns
+    -------
+    float64 [y, x] or [pixel]
+        NaN outside a cutout.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be told where the wavelengths belong.
+    """
+    values, frame = one.values, info.frame_shape
+    length, start = (info.nx, info.xstart) if info.dispaxis == 1 else (info.ny, info.ystart)
+    if values.shape in (frame, (length,)):
+        return values
+    detector = (1024, 1032) if info.is_miri else (2048, 2048)
+    if values.ndim == 1:
+        if len(values) == detector[2 - info.dispaxis] and start - 1 + length <= len(values):
+            return values[start - 1 : start - 1 + length]
+    elif one.window is not None:
+        x, y = one.window[0] - 1, one.window[1] - 1
+        if x >= 0 and y >= 0 and y + values.shape[0] <= frame[0] and x + values.shape[1] <= frame[1]:
+            placed = np.full(frame, np.nan)
+            placed[y : y + values.shape[0], x : x + values.shape[1]] = values
+            return placed
+    else:
+        corner = (1, 1) if values.shape == detector else one.corner
+        if corner is not None:
+            x, y = info.xstart - corner[0], info.ystart - corner[1]
+            if x >= 0 and y >= 0 and y + frame[0] <= values.shape[0] and x + frame[1] <= values.shape[1]:
+                return np.ascontiguousarray(values[y : y + frame[0], x : x + frame[1]])
+    raise ConfigError(
+        Problem(
+            f"order {order} has shape {values.shape}, expected {frame} or ({length},)",
+            where,
+            "give wavelengths of this subarray, or of the whole detector",
+            "wavelengths",
+        )
+    )
+
+
+def _from_fits(path: Path, where: str) -> dict[int, WaveMap]:
     """Find the wavelengths in a FITS file."""
     with path.open("rb") as file:
         scan = scan_hdus(file, path.stat().st_size, where)
     if scan.truncated is not None:
         raise _fail(where, f"the file breaks off inside extension {scan.truncated.name}")
-    result: dict[int, Array] = {}
-    for index in _image_numbers(scan):
+    result: dict[int, WaveMap] = {}
+    numbers = _image_numbers(scan)
+    main = {**next((hdu.header for hdu in scan.named("SCI")), {}), **scan.hdus[0].header}
+    corner = _pair(main, "SUBSTRT1", "SUBSTRT2")
+    for index in numbers:
         hdu = scan.hdus[index]
         if math.prod(hdu.shape) > _MAX_PIXELS:
             raise _fail(where, f"extension {hdu.name} has the shape {hdu.shape}: no wavelength image")
@@ -100,7 +182,8 @@ def _from_fits(path: Path, where: str) -> dict[int, Array]:
             raise _fail(where, f"extension {hdu.name} is oversampled")
         if isinstance(padding, int) and 0 < 2 * padding < min(image.shape):
             image = image[padding:-padding, padding:-padding]
-        result[order] = _in_micrometres(image, hdu.header.get("BUNIT"), where)
+        window = _pair({**main, **hdu.header}, "SLTSTRT1", "SLTSTRT2")
+        result[order] = WaveMap(_in_micrometres(image, hdu.header.get("BUNIT"), where), corner, window)
     if result:
         return result
     for index, hdu in enumerate(scan.hdus):
@@ -111,6 +194,13 @@ def _from_fits(path: Path, where: str) -> dict[int, Array]:
             return _from_columns({name.lower(): data[name] for name in data.dtype.names}, unit, where)
     found = ", ".join(hdu.name or "(no name)" for hdu in scan.hdus)
     raise _fail(where, f"there are no wavelengths (found: {found})")
+
+
+def _pair(header: Mapping[str, Any], *names: str) -> tuple[int, int] | None:
+    values = [header.get(name) for name in names]
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return int(values[0]), int(values[1])  # type: ignore[arg-type]
+    return None
 
 
 def _image_numbers(scan: Scan) -> list[int]:
@@ -146,7 +236,7 @@ def _data(path: Path, index: int, where: str) -> Any:
         raise _fail(where, f"extension number {index} cannot be read ({error})") from error
 
 
-def _from_text(path: Path, where: str) -> dict[int, Array]:
+def _from_text(path: Path, where: str) -> dict[int, WaveMap]:
     """Read an ECSV or CSV table."""
     try:
         with path.open("rb") as file:
@@ -167,7 +257,7 @@ def _numeric(table: Table) -> list[str]:
     return [name for name in table.colnames if getattr(table[name].dtype, "kind", "O") in "iuf"]
 
 
-def _from_columns(columns: Mapping[str, Any], unit: Any, where: str) -> dict[int, Array]:
+def _from_columns(columns: Mapping[str, Any], unit: Any, where: str) -> dict[int, WaveMap]:
     """Turn table columns into one array per order, indexed by pixel."""
     if "wavelength" not in columns:
         raise _fail(
@@ -181,7 +271,7 @@ def _from_columns(columns: Mapping[str, Any], unit: Any, where: str) -> dict[int
     wave = _in_micrometres(values, unit, where)
     orders = np.asarray(columns["order"], dtype=np.float64) if "order" in columns else np.ones(len(wave))
     key = next((name for name in _PIXEL_COLUMNS if name in columns), None)
-    result: dict[int, Array] = {}
+    result: dict[int, WaveMap] = {}
     for order in np.unique(orders[np.isfinite(orders)]):
         mine = orders == order
         pixel = np.arange(mine.sum()) if key is None else np.asarray(columns[key], dtype=np.float64)[mine]
@@ -191,8 +281,9 @@ def _from_columns(columns: Mapping[str, Any], unit: Any, where: str) -> dict[int
         index = pixel.astype(np.int64)
         if len(np.unique(index)) != len(index):
             raise _fail(where, f"a pixel has several rows in order {order:g}")
-        result[int(order)] = np.full(int(index.max()) + 1, np.nan)
-        result[int(order)][index] = wave[mine]
+        values_of = np.full(int(index.max()) + 1, np.nan)
+        values_of[index] = wave[mine]
+        result[int(order)] = WaveMap(values_of)
     return result
 
 

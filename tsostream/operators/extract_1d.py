@@ -229,7 +229,9 @@ class Extract1d(Operator):
     name: ClassVar[str] = "extract_1d"
     accepts: ClassVar[str] = "rate"
     produces: ClassVar[str] = "measurement"
-    optional_references: ClassVar[tuple[str, ...]] = ("gain", "extract1d", "apcorr")
+    optional_references: ClassVar[tuple[str, ...]] = (
+        "gain", "extract1d", "apcorr", "pastasoss", "spectrace", "wavemap", "specprofile", "speckernel", "specwcs",
+    )  # fmt: skip
     #: other names of parameters
     aliases: ClassVar[Mapping[str, str]] = {"width": "extract_width"}
 

@@ -82,6 +82,8 @@ class ReferenceType:
         Dimensions of the first array per instrument where the general rule is wider; empty: no such rule.
     aliases
         Other spellings of REFTYPE and of ``--override`` names.
+    exp_types
+        The only modes that have it; empty: all, as far as the reference rules say.
     """
 
     name: str
@@ -96,8 +98,10 @@ class ReferenceType:
     ndim_miri: tuple[int, ...] = ()
     ndim_nir: tuple[int, ...] = ()
     aliases: tuple[str, ...] = ()
+    exp_types: tuple[str, ...] = ()
 
 
+_SOSS: Final = ("NIS_SOSS",)
 _SCI: Final = ArraySpec(name="SCI")
 _DQ: Final = ArraySpec(name="DQ")
 _DQ_OPTIONAL: Final = ArraySpec(name="DQ", required=False)
@@ -172,20 +176,36 @@ _TYPES: Final[tuple[ReferenceType, ...]] = (
     ),
     ReferenceType(name="bkg", layout="extensions"),
     ReferenceType(name="apcorr", layout="extensions", tables=("APCORR",)),
-    ReferenceType(name="spectrace", layout="extensions"),
-    ReferenceType(name="wavemap", layout="extensions"),
+    ReferenceType(name="spectrace", layout="extensions", exp_types=_SOSS),
+    ReferenceType(name="wavemap", layout="extensions", exp_types=_SOSS),
     ReferenceType(name="fflat", layout="extensions", tables=("FAST_VARIATION",), any_detector=("NIRSPEC",)),
     ReferenceType(name="sflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
     ReferenceType(name="dflat", arrays=_CUBES, extra_tables=("WAVELENGTH", "FAST_VARIATION")),
     ReferenceType(name="wavecorr", layout="other", any_detector=("NIRSPEC",)),
     ReferenceType(name="emicorr", layout="other"),
     ReferenceType(name="sirskernel", layout="other"),
-    ReferenceType(name="pastasoss", layout="other"),
-    ReferenceType(name="specprofile", layout="extensions"),
-    ReferenceType(name="speckernel", layout="extensions"),
+    ReferenceType(name="pastasoss", layout="other", exp_types=_SOSS),
+    ReferenceType(name="specprofile", layout="extensions", exp_types=_SOSS),
+    ReferenceType(name="speckernel", layout="extensions", exp_types=_SOSS),
     ReferenceType(name="extract1d", layout="other"),
-    ReferenceType(name="specwcs", layout="other"),
+    ReferenceType(name="specwcs", layout="other", exp_types=("MIR_LRS-SLITLESS",)),
     ReferenceType(name="wavelengthrange", layout="other"),
+    # only the official assign_wcs reads these
+    *(
+        ReferenceType(name=name, layout="other")
+        for name in (
+            "camera",
+            "collimator",
+            "disperser",
+            "distortion",
+            "filteroffset",
+            "fore",
+            "fpa",
+            "msa",
+            "ote",
+            "regions",
+        )
+    ),
 )
 
 #: name -> what it holds, in processing order

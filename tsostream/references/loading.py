@@ -31,12 +31,14 @@ from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import header_dict, read_keywords
 from tsostream.references.small_files import read_extract1d, read_wavelengthrange
 from tsostream.references.soss_files import read_pastasoss
+from tsostream.references.specwcs import read_specwcs
 
 #: types in JSON and ASDF whose contents are read with the others
 _READERS = {
     "extract1d": read_extract1d,
     "wavelengthrange": read_wavelengthrange,
     "pastasoss": read_pastasoss,
+    "specwcs": read_specwcs,
 }
 
 __all__ = ["LoadedReferences", "load_reference", "load_references"]
@@ -227,7 +229,7 @@ def _load_fits(
 def _all_keywords(hdus: fits.HDUList, keys: Mapping[str, int], kind: ReferenceType) -> dict[str, Any]:
     """Give the PRIMARY keywords, and those of the first array that PRIMARY does not have."""
     keywords = header_dict(hdus[0].header)
-    names = [kind.arrays[0].name, *kind.arrays[0].also] if kind.arrays else list(kind.tables)
+    names = [kind.arrays[0].name, *kind.arrays[0].also] if kind.arrays else list(kind.tables) or list(keys)
     for name in names:
         if name in keys:
             for key, value in header_dict(hdus[keys[name]].header).items():

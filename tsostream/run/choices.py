@@ -20,6 +20,7 @@ from tsostream.references import (
     judge_missing,
     parse_overrides,
 )
+from tsostream.references.catalog import reference_type
 from tsostream.references.crds_client import Progress
 from tsostream.run.config import Config, load_config
 from tsostream.run.lock import LockEntry, locate
@@ -131,6 +132,7 @@ def choose(
     wanted = {one.name: one.wants(info)[0] for one in config.operators}
     optional = {name for one in config.operators for name in one.wants(info)[1]}
     names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
+    names = [name for name in names if info.exp_type in (reference_type(name).exp_types or (info.exp_type,))]
     selection: Selection | None = collect(
         lambda: find_references(
             info,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
-from tsostream.files import Exposure, find_exposures, open_segment, wavelength_image
+from tsostream.files import Exposure, find_exposures
 from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
 from tsostream.references import load_references, parse_overrides
@@ -26,6 +26,7 @@ from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.resume import State, check_output, check_same_run
 from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes
+from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 
 __all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
 
@@ -133,6 +134,8 @@ class Prepared:
         FITS products to make; None when none is asked for.
     state
         Whether the output begins, goes on, or is complete already.
+    wavelength_facts
+        Window and source position that came with the wavelengths, by keyword (SLTSTRT1, SRCXPOS, …).
     """
 
     request: Request
@@ -149,6 +152,7 @@ class Prepared:
     crds_context: str = ""
     products: ProductPlan | None = None
     state: State = "new"
+    wavelength_facts: dict[str, Any] = field(default_factory=dict)
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
@@ -277,19 +281,20 @@ def prepare(
     scout = collect(lambda: parse_scout(request.scout))
     limit = request.max_memory
     memory = collect(lambda: parse_bytes(limit)) if limit else None
-    wavelengths, source = collect(lambda: _wavelengths(request, exposure)) or ({}, "")
     if chosen is None or scout is None:
         raise _error(problems)
     selection, missing = chosen.selection, chosen.missing
     problems += missing.errors
     loaded = collect(lambda: load_references(selection.paths, info))
+    held = loaded.references if loaded is not None else {}
+    waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
     config = chosen.config.without(missing.skipped)
     products = collect(lambda: plan_products(request, exposure, out, config))
     if problems:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, {})
     # without the scout: to see that the steps fit, and what windows will hold
-    known: dict[str, Any] = {"wavelength": wavelengths} if wavelengths else {}
+    known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
     slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
     if request.parity is not None:
         check_parity(request, config, info, loaded.references)
@@ -313,11 +318,7 @@ def prepare(
     notes += [
         f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if step.skipped
     ]
-    if info.is_spectroscopy and not wavelengths:
-        notes.append(
-            "NO WAVELENGTHS are known for this exposure: spectra are by pixel; give --wavelengths FILE "
-            "(a WAVELENGTH image, a calints, or a table)"
-        )
+    notes += waves.notes
     if request.resume and state == "new" and out is not None:
         notes.append(f"{out} is not there yet: nothing to resume, the run begins at its beginning")
     prepared = Prepared(
@@ -328,8 +329,9 @@ def prepare(
         references=loaded.references,
         sources=chosen.sources,
         crds_context=chosen.context,
-        wavelengths=wavelengths,
-        wavelength_source=source,
+        wavelengths=dict(waves.by_order),
+        wavelength_source=waves.source,
+        wavelength_facts=dict(waves.facts or {}),
         scout=scout,
         plan=plan,
         products=products,
@@ -350,27 +352,3 @@ def _error(problems: list[Problem]) -> InputError:
     if codes == {"missing_reference"}:
         return ReferenceMismatchError(problems)
     return InputError(problems)
-
-
-def _wavelengths(request: Request, exposure: Exposure) -> tuple[dict[int, Any], str]:
-    info = exposure.info
-    if not info.is_spectroscopy:
-        return {}, ""
-    if request.wavelengths is not None:
-        found = wavelength_image(request.wavelengths)
-        length = info.nx if info.dispaxis == 1 else info.ny
-        for order, image in found.items():
-            if image.shape not in (info.frame_shape, (length,)):
-                raise ConfigError(
-                    Problem(
-                        f"order {order} has shape {image.shape}, expected {info.frame_shape} or ({length},)",
-                        str(request.wavelengths),
-                        "give wavelengths of this subarray",
-                        "wavelengths",
-                    )
-                )
-        return found, str(request.wavelengths)
-    first = exposure.segments[0]
-    if "WAVELENGTH" in open_segment(first.path).extensions:
-        return wavelength_image(first.path), f"WAVELENGTH of {Path(first.source_path).name}"
-    return {}, ""

@@ -22,7 +22,7 @@ from tsostream.simulate.headers import Clock, Part
 from tsostream.simulate.integrate import Effects, Integrator, Timing, saturate_some
 from tsostream.simulate.lightcurve import Transit
 from tsostream.simulate.modes import Mode, crop, find_mode
-from tsostream.simulate.references import reference_names, write_references
+from tsostream.simulate.references import reference_file, reference_names, write_references
 from tsostream.simulate.scene import Scene, build_scene, scene_centre
 from tsostream.simulate.truth import TruthWriter
 
@@ -295,9 +295,9 @@ def _write(plan: _Plan, parts: list[Part], out: Path, overwrite: bool, progress)
     names = [f"{headers.ROOT}-seg{part.number:03d}_{detector}_uncal.fits" for part in parts]
     prefix = f"sim_{plan.mode.exp_type}_{plan.mode.subarray}".lower().replace("-", "")
     truth = out / "truth.arrow"
-    planned = (
-        [out / n for n in names] + [out / f"{prefix}_{k}.fits" for k in reference_names(plan.mode)] + [truth]
-    )
+    modelled = plan.settings["scene"] is None
+    kinds = reference_names(plan.mode, modelled=modelled)
+    planned = [out / n for n in names] + [out / reference_file(prefix, k) for k in kinds] + [truth]
     try:
         out.mkdir(parents=True, exist_ok=True)
         # segments of an earlier, differently cut run would mix with ours
@@ -315,7 +315,9 @@ def _write(plan: _Plan, parts: list[Part], out: Path, overwrite: bool, progress)
             )
         for old in present:
             old.unlink()
-        references = write_references(out, prefix, plan.detector, plan.scene, plan.timing.groups)
+        references = write_references(
+            out, prefix, plan.detector, plan.scene, plan.timing.groups, modelled=modelled
+        )
         part_truth = truth.with_name(truth.name + ".part")
         with TruthWriter(part_truth, plan.metadata()) as rows:
             for part, name in zip(parts, names, strict=True):

@@ -10,7 +10,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from tsostream.simulate.integrate import Times, Timing
-from tsostream.simulate.modes import Mode
+from tsostream.simulate.modes import PWCPOS, Mode
 
 __all__ = ["GROUP", "INT_TIMES", "Clock", "group_rows", "int_times_rows", "primary_header", "sci_header"]
 
@@ -179,6 +179,8 @@ def primary_header(mode: Mode, clock: Clock, part: Part, filename: str) -> fits.
     if mode.instrument == "NIRSPEC":
         cards += [("LAMP", "NONE", ""), ("GWA_XTIL", 0.3628, "[deg]"), ("GWA_YTIL", 0.1235, "[deg]"),
                   ("GWA_TILT", 38.6, "[K]"), ("GWA_XP_V", 0.3628, ""), ("GWA_YP_V", 0.1235, "")]  # fmt: skip
+    if mode.kind == "soss":
+        cards.append(("PWCPOS", PWCPOS, "[deg] Pupil wheel position"))
     return fits.Header([fits.Card(*card) for card in cards])
 
 

@@ -19,6 +19,8 @@ CLOCK: Final = 1.0e-5
 LINE_OVERHEAD: Final = 12
 #: clocks MIRI spends on each of the 1024 rows that is outside the subarray
 MIRI_FLUSH: Final = 7
+#: commanded position of NIRISS's pupil wheel, which simulated exposures have, too [degree]
+PWCPOS: Final = 245.76
 #: NIRSpec subarrays whose outer columns serve as reference pixels although they see light
 EDGELESS: Final = ("SUB512", "SUB512S", "SUB32")
 
@@ -123,7 +125,7 @@ class Mode:
     @property
     def orders(self) -> tuple[int, ...]:
         """Spectral orders on the detector."""
-        return (1, 2) if self.kind == "soss" else (1,)
+        return (1, 2, 3) if self.kind == "soss" else (1,)
 
 
 _NRS = Mode(

@@ -13,22 +13,31 @@ from tsostream.integration import dq
 from tsostream.simulate.detector import Detector
 from tsostream.simulate.modes import Mode
 from tsostream.simulate.scene import Scene
+from tsostream.simulate.soss import SOSS_KINDS, write_soss_reference
 
-__all__ = ["reference_names", "write_references"]
+__all__ = ["reference_file", "reference_names", "write_references"]
 
 #: reftype -> DATAMODL of the official pipeline
 _MODELS = {
     "mask": "MaskModel", "saturation": "SaturationModel", "superbias": "SuperBiasModel", "gain": "GainModel",
     "linearity": "LinearityModel", "dark": "DarkModel", "readnoise": "ReadnoiseModel", "reset": "ResetModel",
-    "rscd": "RSCDModel", "flat": "FlatModel", "wavelength": "ImageModel",
+    "rscd": "RSCDModel", "flat": "FlatModel", "wavelength": "ImageModel", "pastasoss": "PastasossModel",
+    "specprofile": "SpecProfileModel", "speckernel": "SpecKernelModel",
 }  # fmt: skip
 
 
-def reference_names(mode: Mode) -> tuple[str, ...]:
-    """Types of reference files a mode gets."""
+def reference_names(mode: Mode, *, modelled: bool = True) -> tuple[str, ...]:
+    """Types of reference files a mode gets; ``modelled`` unless its source is a given image."""
     kinds = ["mask", "saturation", "linearity", "dark", "gain", "readnoise", "flat"]
     kinds += ["reset", "rscd"] if mode.is_miri else ["superbias"]
+    if mode.kind == "soss" and modelled:
+        kinds += list(SOSS_KINDS)
     return tuple(kinds + (["wavelength"] if mode.dispaxis else []))
+
+
+def reference_file(prefix: str, kind: str) -> str:
+    """Name the file of a reference type."""
+    return f"{prefix}_{kind}.{SOSS_KINDS.get(kind, 'fits')}"
 
 
 def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
@@ -40,13 +49,15 @@ def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
         ("DESCRIP", "simulated by tsostream"), ("AUTHOR", "tsostream simulate"),
         ("USEAFTER", "2021-12-25T00:00:00"), ("INSTRUME", mode.instrument), ("DETECTOR", mode.detector),
     ]  # fmt: skip
-    if kind != "rscd":
+    if kind == "specprofile":
+        cards.append(("SUBARRAY", mode.subarray))
+    elif kind not in ("rscd", "speckernel"):
         cards += [("SUBARRAY", mode.subarray), ("SUBSTRT1", mode.xstart), ("SUBSTRT2", mode.ystart),
                   ("SUBSIZE1", mode.nx), ("SUBSIZE2", mode.ny),
                   ("FASTAXIS", mode.fast), ("SLOWAXIS", mode.slow)]  # fmt: skip
     if kind == "flat":
         cards += [(key, value) for key, value in (("FILTER", mode.filter), ("PUPIL", mode.pupil)) if value]
-    if kind in ("flat", "wavelength"):
+    if kind in ("flat", "wavelength", *SOSS_KINDS):
         cards.append(("EXP_TYPE", mode.exp_type))
     hdu.header.extend(cards, end=True)
     return hdu
@@ -124,7 +135,7 @@ def _content(kind: str, detector: Detector, scene: Scene, groups: int) -> list:
 
 
 def write_references(
-    directory: Path, prefix: str, detector: Detector, scene: Scene, groups: int
+    directory: Path, prefix: str, detector: Detector, scene: Scene, groups: int, *, modelled: bool = True
 ) -> dict[str, Path]:
     """Write all reference files of an exposure.
 
@@ -132,6 +143,8 @@ def write_references(
     ----------
     groups
         Groups of the exposure's ramps; the dark is two longer.
+    modelled
+        Whether the source is the built-in model, which trace references can describe.
 
     Returns
     -------
@@ -139,9 +152,13 @@ def write_references(
         Reference type -> path.
     """
     paths = {}
-    for kind in reference_names(detector.mode):
-        name = f"{prefix}_{kind}.fits"
+    for kind in reference_names(detector.mode, modelled=modelled):
+        name = reference_file(prefix, kind)
         primary = _primary(detector.mode, kind, name)
+        if kind in SOSS_KINDS:
+            paths[kind] = directory / name
+            write_soss_reference(detector.mode, kind, paths[kind], primary)
+            continue
         if kind in ("dark", "reset"):
             primary.header["NFRAMES"] = 1
             primary.header["GROUPGAP"] = 0

@@ -14,7 +14,7 @@ from tsostream.simulate.modes import Mode
 from tsostream.simulate.readout import dark_columns, reference_pixels
 from tsostream.simulate.sky import load_scene, spectrum_shape, telescope_psf
 
-__all__ = ["Scene", "build_scene", "depth_at", "scene_centre"]
+__all__ = ["Scene", "build_scene", "depth_at", "scene_centre", "soss_order", "soss_profile"]
 
 #: amplitude of the transmission spectrum relative to the mean depth
 MODULATION: Final = 0.08
@@ -38,6 +38,9 @@ _SOSS: Final = {
         (0.85, 1185.6, 104.3, 0.153), (0.95, 973.7, 92.2, 0.064), (1.05, 765.0, 86.2, 0.021),
         (1.15, 556.7, 84.2, 0.005), (1.25, 346.2, 85.6, 0.001), (1.35, 130.7, 89.4, 0.0005),
         (1.42, -20.0, 93.0, 0.0003)),
+    3: ((0.60, 1237.3, 267.7, 0.001), (0.65, 1048.8, 221.4, 0.003), (0.70, 860.3, 187.7, 0.0072),
+        (0.75, 674.4, 164.8, 0.0232), (0.80, 498.4, 150.5, 0.0247), (0.85, 331.4, 142.0, 0.0210),
+        (0.90, 172.1, 137.0, 0.0158), (0.95, 19.6, 133.7, 0.0103), (0.96, -11.0, 133.0, 0.0095)),
 }  # fmt: skip
 
 
@@ -118,13 +121,29 @@ def _gauss(offset: NDArray, sigma: NDArray | float) -> NDArray[np.float64]:
     return 0.5 * (_erf((offset + 0.5) / s) - _erf((offset - 0.5) / s))
 
 
+def soss_profile(offset: NDArray) -> NDArray[np.float64]:
+    """SOSS profile across dispersion of unit area at ``offset`` pixels from the trace.
+
+    The defocusing lens spreads the light over some 23 pixels with two horns.
+    """
+    s = np.sqrt(2.0) * 1.8
+    flat = 0.5 * (_erf((offset + 11.2) / s) - _erf((offset - 11.2) / s)) / 22.4
+    horns = 0.5 * (_gauss(offset - 8.5, 1.7) + _gauss(offset + 8.0, 1.7))
+    return 0.66 * flat + 0.26 * horns + 0.05 * _gauss(offset, 3.0) + 0.03 * _gauss(offset, 16.0)
+
+
+def soss_order(order: int, x: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Wavelength [µm], row in SUBSTRIP256 and throughput of a SOSS order at columns ``x`` of the subarray."""
+    table = np.array(sorted(_SOSS[order], key=lambda row: row[1]))
+    wave = _smooth(x, table[:, 1], table[:, 0])
+    row = _smooth(x, table[:, 1], table[:, 2])
+    return wave, row, np.exp(_smooth(x, table[:, 1], np.log(table[:, 3])))
+
+
 def _profile(kind: str, offset: NDArray, sigma: NDArray | float) -> NDArray[np.float64]:
     """Cross-dispersion profile of unit area at ``offset`` pixels from the trace."""
-    if kind == "soss":  # the defocusing lens spreads the light over some 23 pixels with two horns
-        s = np.sqrt(2.0) * 1.8
-        flat = 0.5 * (_erf((offset + 11.2) / s) - _erf((offset - 11.2) / s)) / 22.4
-        horns = 0.5 * (_gauss(offset - 8.5, 1.7) + _gauss(offset + 8.0, 1.7))
-        return 0.66 * flat + 0.26 * horns + 0.05 * _gauss(offset, 3.0) + 0.03 * _gauss(offset, 16.0)
+    if kind == "soss":
+        return soss_profile(offset)
     return (
         0.93 * _gauss(offset, sigma)
         + 0.055 * _gauss(offset, 3.0 * sigma)
@@ -141,10 +160,8 @@ def _trace(mode: Mode, order: int, along: NDArray) -> tuple[NDArray, NDArray, ND
         Positions along the dispersion axis in the *whole* subarray.
     """
     if mode.kind == "soss":
-        table = np.array(sorted(_SOSS[order], key=lambda row: row[1]))
-        wave = _smooth(along, table[:, 1], table[:, 0])
-        centre = _smooth(along, table[:, 1], table[:, 2]) - (mode.ystart - mode.origin[1] - 1793)
-        return wave, centre, np.exp(_smooth(along, table[:, 1], np.log(table[:, 3]))), 8.5
+        wave, row, through = soss_order(order, along)
+        return wave, row - (mode.ystart - mode.origin[1] - 1793), through, 8.5
     length = mode.full[1] if mode.dispaxis == 2 else mode.full[0]
     u = along / (length - 1)
     if mode.kind == "lrs":

@@ -21,6 +21,7 @@ __all__ = ["OrderTrace", "box_weights", "order_wavelengths", "soss_traces", "tra
 
 #: SUBSTRIP256 begins at this row of the detector, SUBSTRIP96 ten rows higher (0-based)
 FIRST_ROW = 1792
+LAST_COLUMN = 2047
 #: trace tables without a cutoff: columns with less than this fraction of the order's best throughput have no light
 FAINTEST = 0.01
 
@@ -91,7 +92,7 @@ def _wheel_offset(reference: Reference, info: ExposureInfo) -> float:
     if not isinstance(position, int | float) or isinstance(position, bool):
         raise ConfigError(
             Problem("the header has no PWCPOS, so the turn of the traces is not known", info.exposure_id,
-                    "give an old trace table (spectrace) instead, or run without: --skip-reference", "pwcpos")
+                    "give a spectrace table instead of the pastasoss reference", "pwcpos")
         )  # fmt: skip
     if not low <= position <= high:
         raise ReferenceMismatchError(
@@ -111,7 +112,7 @@ def _pastasoss(reference: Reference, info: ExposureInfo) -> dict[int, OrderTrace
     for order in keys["ORDERS"]:
         x, y = np.asarray(arrays[f"TRACE,{order}"], np.float64).T
         # the tables are in rows of SUBSTRIP256
-        y = y - (info.ystart - 1 - FIRST_ROW)
+        y = y - _rows(info)
         px, py = arrays[f"PIVOT,{order}"]
         turned_x = px + cos * (x - px) - sin * (y - py)
         turned_y = py + sin * (x - px) + cos * (y - py)
@@ -124,24 +125,38 @@ def _pastasoss(reference: Reference, info: ExposureInfo) -> dict[int, OrderTrace
             (x - low[0]) / (high[0] - low[0]),
             np.full_like(x, (offset - low[1]) / (high[1] - low[1])),
         )
+        through = np.asarray(arrays.get(f"THROUGHPUT,{order}", np.empty((2, 0))))
+        cutoff = int(arrays[f"CUTOFF,{order}"][0])
         traces[order] = _trace(
-            order, _line(grid, wave, x), _line(grid, wave, y), grid,
-            int(arrays[f"CUTOFF,{order}"][0]), np.asarray(arrays.get(f"THROUGHPUT,{order}", np.empty((2, 0)))),
-        )  # fmt: skip
+            info, order, (_line(grid, wave, x), _line(grid, wave, y), grid), cutoff, through
+        )
     return traces
 
 
+def _rows(info: ExposureInfo) -> int:
+    """Row of the named subarray's first pixel in SUBSTRIP256; exposures cut out of one count from there."""
+    return 10 if info.subarray == "SUBSTRIP96" else 0
+
+
 def _trace(
-    order: int, x: np.ndarray, y: np.ndarray, wave: np.ndarray, cutoff: int, throughput: np.ndarray
+    info: ExposureInfo,
+    order: int,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    cutoff: int,
+    throughput: np.ndarray,
 ) -> OrderTrace:
+    """Move (x, y, wavelength) of the named subarray to the exposure's first pixel, x rising."""
+    x, y, wave = points
+    x0, y0 = info.xstart - 1, info.ystart - 1 - FIRST_ROW - _rows(info)
     if x[0] > x[-1]:
         x, y, wave = x[::-1], y[::-1], wave[::-1]
-    return OrderTrace(order, x, y, wave, cutoff, np.asarray(throughput, np.float64))
+    return OrderTrace(order, x - x0, y - y0, wave, max(cutoff - x0, 0), np.asarray(throughput, np.float64))
 
 
 def _spectrace(reference: Reference, info: ExposureInfo) -> dict[int, OrderTrace]:
     """Take the traces of a SPECTRACE table as they are; it has no cutoffs, so light decides."""
     traces = {}
+    height = 96 if info.subarray == "SUBSTRIP96" else 256
     for number, (name, table) in enumerate(sorted(reference.tables.items()), 1):
         columns = {column.lower(): column for column in table.dtype.names or ()}
         if not {"wavelength", "x", "y"} <= set(columns):
@@ -152,13 +167,13 @@ def _spectrace(reference: Reference, info: ExposureInfo) -> dict[int, OrderTrace
         x, y, wave = (np.asarray(table[columns[one]], np.float64) for one in ("x", "y", "wavelength"))
         light = np.asarray(table[columns["throughput"]], np.float64) if "throughput" in columns else None
         order = int(reference.keywords.get(f"ORDER,{name}", number))
-        lit = (x >= 0) & (x <= info.nx - 1) & (y > -0.5) & (y < info.ny - 0.5)
+        lit = (x >= 0) & (x <= LAST_COLUMN) & (y > -0.5) & (y < height - 0.5)
         if light is not None:
             lit &= light > FAINTEST * light.max()
-        cutoff = int(np.floor(x[lit].max())) + 1 if lit.any() else 0
+        cutoff = min(int(np.ceil(x[lit].max())), LAST_COLUMN) + 1 if lit.any() else 0
         if cutoff:
             through = np.stack([wave, light]) if light is not None else np.empty((2, 0))
-            traces[order] = _trace(order, x, y, wave, cutoff, through)
+            traces[order] = _trace(info, order, (x, y, wave), cutoff, through)
     return traces
 
 

@@ -147,7 +147,9 @@ def test_references_fit_the_exposure(exp_type, tmp_path):
             if kind == "dark":
                 assert hdus["SCI"].data.ndim == (4 if head["INSTRUME"] == "MIRI" else 3)
             if kind == "wavelength":
-                assert [h.header["EXTVER"] for h in hdus[1:]] == ([1, 2, 3] if exp_type == "NIS_SOSS" else [1])
+                assert [h.header["EXTVER"] for h in hdus[1:]] == (
+                    [1, 2, 3] if exp_type == "NIS_SOSS" else [1]
+                )
                 assert 0.4 < hdus["WAVELENGTH"].data.min() < hdus["WAVELENGTH"].data.max() < 15
 
 

@@ -134,6 +134,13 @@ _SELECTION = (
     ),
     grouped(
         "Steps and parameters",
+        "--position",
+        metavar="X,Y",
+        help="Where the source of an image is, 0-based pixels of the subarray [default: XREF_SCI and YREF_SCI of the "
+        "header, the brightest source near it].",
+    ),
+    grouped(
+        "Steps and parameters",
         "--wavelengths",
         type=_PATH,
         metavar="FILE",
@@ -198,14 +205,15 @@ _PRODUCTS = (
         "--products",
         multiple=True,
         metavar="NAME[,NAME]",
-        help="FITS products to make, one per input segment: rate, rateints, ramp. May be repeated.",
+        help="Products to make in the official layout: rate, rateints, ramp (one FITS per input segment), x1dints, "
+        "whtlt, phot (one per exposure). May be repeated.",
     ),
     grouped(
         "Output",
         "--products-dir",
         type=_PATH,
         metavar="DIR",
-        help="Where FITS products go [default: beside the light curve].",
+        help="Where products go [default: beside the light curve].",
     ),
     grouped(
         "Output",
@@ -287,8 +295,10 @@ def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any
     """Turn option values into a request; whatever the runner does not know is left out."""
     from dataclasses import fields
 
-    from tsostream.run.setup import Request
+    from tsostream.run.setup import Request, position_setting
 
+    if position := chosen.get("position"):
+        chosen["settings"] = (*(chosen.get("settings") or ()), position_setting(position))
     # without --pars it is for the runner to say where parameters come from
     chosen["pars"] = chosen.get("pars") or None
     known = {field.name for field in fields(Request)}

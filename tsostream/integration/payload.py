@@ -175,6 +175,8 @@ class Measurement:
         False for integrations that no file holds.
     bins
         Column name -> array [integration, key, bin], the spectra summed in wavelength bins; empty without bins.
+    extras
+        Column name -> array [integration, key]: what only the products show.
     """
 
     first: int
@@ -184,6 +186,7 @@ class Measurement:
     spectra: dict[str, Array]
     present: Array
     bins: dict[str, Array] = field(default_factory=dict)
+    extras: dict[str, Array] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tsostream.operators.jit import kernel
 
-__all__ = ["circle_weights"]
+__all__ = ["circle_weights", "pixel_weight"]
 
 
 @kernel
@@ -35,6 +35,33 @@ def _quadrant_overlap(x0, x1, y0, y1, radius):
 
 
 @kernel
+def pixel_weight(x, y, x_centre, y_centre, radius):
+    """Fraction of a pixel inside a circle.
+
+    Parameters
+    ----------
+    x, y : int
+        The pixel, which covers x - 0.5 … x + 0.5.
+    x_centre, y_centre, radius : float
+        Circle [px].
+    """
+    left, right = x - 0.5 - x_centre, x + 0.5 - x_centre
+    low, high = y - 0.5 - y_centre, y + 0.5 - y_centre
+    total = 0.0
+    for sx in (-1.0, 1.0):
+        a = max(left, 0.0) if sx > 0 else max(-right, 0.0)
+        b = max(right, 0.0) if sx > 0 else max(-left, 0.0)
+        if b <= a:
+            continue
+        for sy in (-1.0, 1.0):
+            c = max(low, 0.0) if sy > 0 else max(-high, 0.0)
+            d = max(high, 0.0) if sy > 0 else max(-low, 0.0)
+            if d > c:
+                total += _quadrant_overlap(a, b, c, d, radius)
+    return total
+
+
+@kernel
 def circle_weights(weights, x_centre, y_centre, radius):
     """Fraction of each pixel inside a circle.
 
@@ -52,18 +79,5 @@ def circle_weights(weights, x_centre, y_centre, radius):
     """
     for y in range(weights.shape[0]):
         for x in range(weights.shape[1]):
-            left, right = x - 0.5 - x_centre, x + 0.5 - x_centre
-            low, high = y - 0.5 - y_centre, y + 0.5 - y_centre
-            total = 0.0
-            for sx in (-1.0, 1.0):
-                a = max(left, 0.0) if sx > 0 else max(-right, 0.0)
-                b = max(right, 0.0) if sx > 0 else max(-left, 0.0)
-                if b <= a:
-                    continue
-                for sy in (-1.0, 1.0):
-                    c = max(low, 0.0) if sy > 0 else max(-high, 0.0)
-                    d = max(high, 0.0) if sy > 0 else max(-low, 0.0)
-                    if d > c:
-                        total += _quadrant_overlap(a, b, c, d, radius)
-            weights[y, x] = total
+            weights[y, x] = pixel_weight(x, y, x_centre, y_centre, radius)
     return np.sum(weights)

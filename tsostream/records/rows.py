@@ -118,6 +118,7 @@ def slice_measurement(measurement: Measurement, start: int, stop: int) -> Measur
         spectra={name: values[part] for name, values in measurement.spectra.items()},
         present=measurement.present[part],
         bins={name: values[part] for name, values in measurement.bins.items()},
+        extras={name: values[part] for name, values in measurement.extras.items()},
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tsostream.records import RowPair
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.setup import Request, position_setting, prepare_all
 from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_batches
 
 __all__ = ["process", "run_request", "stream"]
@@ -26,6 +26,9 @@ def _request(inputs: str | Path | Sequence[str | Path], out: Path | None, option
     for name in ("refs_dir", "wavelengths", "lock", "products_dir", "scratch"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
+    position = options.pop("position", None)
+    if position is not None:
+        options["settings"] = (*options.get("settings", ()), position_setting(position))
     return Request(inputs=tuple(many), out=out, **options)
 
 
@@ -66,7 +69,8 @@ def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **option
     out
         The light curve to write; several exposures or detectors make one each (``lc.nrs1.arrow``, …).
     **options
-        Fields of `tsostream.run.setup.Request`: ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
+        ``position`` of the source of an image (``[x, y]``), and fields of `tsostream.run.setup.Request`:
+        ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
         scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs, products, products_dir, save_steps,
         save_ints, parity, scratch``.
 

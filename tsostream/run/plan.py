@@ -7,7 +7,7 @@ the workers, blocks in flight, the scout's stack, the references.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +123,9 @@ def make_plan(
     workers: int,
     max_memory: int | None = None,
     products: ProductPlan | None = None,
+    held: int = 0,
 ) -> MemoryPlan:
-    """Choose block size and workers, shrinking them until the run fits.
+    """Choose block size and workers, shrinking them until the run fits; ``held`` is what a step keeps besides [bytes].
 
     Raises
     ------
@@ -136,6 +137,7 @@ def make_plan(
         plan = _size(
             exposure, rates, slopes, scout, reference_bytes, workers, block_bytes, read_ahead, products
         )
+        plan = replace(plan, rows=plan.rows + held)
         if max_memory is None or plan.total <= max_memory:
             return plan
         if block_bytes > (1 << 20):

@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -24,10 +24,12 @@ from tsostream.files.times import SegmentTimes
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.references.crds_client import crds_version
 from tsostream.run.config import Config
+from tsostream.run.measured import measured_bytes, product_name, wrong_measured
 from tsostream.run.order import STATUS
 from tsostream.run.versions import package_versions
 from tsostream.sinks.products import (
     CHUNK_BYTES,
+    EXPOSURE_PRODUCTS,
     ProductKind,
     Products,
     ProductSpec,
@@ -72,11 +74,11 @@ class Planned:
     path
         Final name.
     kind
-        ``rateints``, ``rate`` or ``ramp``.
+        ``rateints``, ``rate`` or ``ramp``; ``x1dints``, ``whtlt`` or ``phot``.
     step
         Step whose result it holds; empty for ``--products``.
     segment
-        Index of the segment.
+        Index of the segment; 0 for products of the whole exposure.
     first, count
         Integrations.
     nbytes
@@ -84,7 +86,7 @@ class Planned:
     """
 
     path: Path
-    kind: ProductKind
+    kind: Any
     step: str
     segment: int
     first: int
@@ -101,24 +103,32 @@ class ProductPlan:
     directory
         Where they go.
     files
-        What they are.
+        Images and ramps, one file per segment.
     free
         Space on that disk before the run [bytes].
+    measured
+        Products of the whole exposure.
     """
 
     directory: Path
     files: tuple[Planned, ...] = ()
     free: int = 0
+    measured: tuple[Planned, ...] = ()
+
+    @property
+    def all(self) -> tuple[Planned, ...]:
+        """Every file."""
+        return (*self.files, *self.measured)
 
     @property
     def nbytes(self) -> int:
         """Size of all files."""
-        return sum(one.nbytes for one in self.files)
+        return sum(one.nbytes for one in self.all)
 
     def lines(self) -> list[str]:
         """Say what is made, one line per product or step, with its size."""
         totals: dict[str, tuple[int, int]] = {}
-        for one in self.files:
+        for one in self.all:
             name = one.step or one.kind
             files, size = totals.get(name, (0, 0))
             totals[name] = (files + 1, size + one.nbytes)
@@ -149,10 +159,16 @@ def plan_products(
         With everything wrong: unknown products or steps, names that are taken, a directory that is not there or
         cannot be written, a disk too small.
     """
-    kinds, steps = _names(request.products), _names(request.save_steps)
-    if not kinds and not steps and not request.save_ints:
+    asked, steps = _names(request.products), _names(request.save_steps)
+    if not asked and not steps and not request.save_ints:
         return None
-    problems = [*_wrong_products(kinds, exposure), *_wrong_steps(steps, config, exposure)]
+    kinds = [name for name in asked if name not in EXPOSURE_PRODUCTS]
+    whole = [name for name in EXPOSURE_PRODUCTS if name in asked]
+    problems = [
+        *_wrong_products(kinds, exposure),
+        *wrong_measured(whole, exposure),
+        *_wrong_steps(steps, config, exposure),
+    ]
     span = _span(request.save_ints, exposure, steps, problems)
     directory = request.products_dir or (out.parent if out is not None else None)
     if directory is None:
@@ -161,12 +177,20 @@ def plan_products(
         )
     if problems or directory is None:
         raise _error(problems)
-    plan = ProductPlan(directory, tuple(_files(exposure, directory, kinds, steps, span)))
+    count = exposure.last - exposure.first + 1
+    measured = tuple(
+        Planned(
+            directory / product_name(exposure, kind, alone=out == request.out), kind, "", 0, exposure.first, count,
+            measured_bytes(exposure, kind),
+        )
+        for kind in whole
+    )  # fmt: skip
+    plan = ProductPlan(directory, tuple(_files(exposure, directory, kinds, steps, span)), 0, measured)
     # whose files they are, a run that goes on knows when its journal is open
     problems = _wrong_files(plan, exposure, overwrite=request.overwrite or request.resume)
     if not problems:
-        plan = ProductPlan(directory, plan.files, shutil.disk_usage(directory).free)
-        there = sum(part_path(one.path).stat().st_size for one in plan.files if part_path(one.path).exists())
+        plan = replace(plan, free=shutil.disk_usage(directory).free)
+        there = sum(part_path(one.path).stat().st_size for one in plan.all if part_path(one.path).exists())
         if plan.nbytes > plan.free + there:
             problems.append(
                 Problem(
@@ -201,7 +225,8 @@ def _near(name: str, known: Sequence[str]) -> str:
 def _wrong_products(kinds: list[str], exposure: Exposure) -> Iterator[Problem]:
     for name in kinds:
         if name not in PRODUCTS:
-            yield Problem(f"there is no product {name!r}", "--products", _near(name, PRODUCTS), "parameter")
+            known = (*PRODUCTS, *EXPOSURE_PRODUCTS)
+            yield Problem(f"there is no product {name!r}", "--products", _near(name, known), "parameter")
     if kinds and not exposure.info.is_ramp:
         yield Problem(
             f"the input holds slopes ({exposure.info.level}): {', '.join(kinds)} are made from uncal files",
@@ -289,12 +314,12 @@ def _wrong_files(plan: ProductPlan, exposure: Exposure, *, overwrite: bool) -> l
         return [Problem(what, str(directory), "choose another --products-dir", "unwritable")]
     problems = []
     inputs = [Path(segment.source_path) for segment in exposure.segments]
-    twice = [path for path, count in Counter(one.path for one in plan.files).items() if count > 1]
+    twice = [path for path, count in Counter(one.path for one in plan.all).items() if count > 1]
     for path in twice:
         what = "two inputs would make this product"
         problems.append(Problem(what, str(path), "give the files names of their own", "parameter"))
     todo = "choose another --products-dir, or give --overwrite to replace it"
-    for one in plan.files:
+    for one in plan.all:
         for path in (one.path, part_path(one.path)):
             if not path.exists():
                 continue

@@ -57,7 +57,9 @@ def describe_prepared(prepared: Prepared, *, hash_inputs: bool = False) -> dict[
                 "ngroups", "nframes", "groupgap", "readpatt", "filter", "pupil", "grating", "frame_time", "group_time",
                 "integration_time",
             )
-        },
+        }
+        | {"channel": str(info.header.get("CHANNEL") or "")},
+        "target_name": info.header.get("TARGNAME") or "",
         "target": info.header.get("TARGNAME") or info.header.get("TARGPROP") or "",
         "first_integration": exposure.first,
         "last_integration": exposure.last,
@@ -84,7 +86,7 @@ def describe_prepared(prepared: Prepared, *, hash_inputs: bool = False) -> dict[
             }
             for name, r in prepared.references.items()
         },
-        "products_planned": [] if prepared.products is None else [one.path.name for one in prepared.products.files],
+        "products_planned": [] if prepared.products is None else [one.path.name for one in prepared.products.all],
         "crds": {"context": prepared.crds_context, "version": crds_version()},
         "lock": str(prepared.request.lock or ""),
         "scout_request": prepared.request.scout,

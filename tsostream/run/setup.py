@@ -20,6 +20,7 @@ from tsostream.references.crds_client import Progress
 from tsostream.run.chain import RateChain, bind_measurement, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
+from tsostream.run.parity.photometry import shelf_bytes
 from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
@@ -28,7 +29,7 @@ from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 
-__all__ = ["Prepared", "Request", "output_paths", "prepare", "prepare_all"]
+__all__ = ["Prepared", "Request", "output_paths", "position_setting", "prepare", "prepare_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class Request:
     hash_inputs
         Record the sha256 of whole input files, not only of their headers.
     products, products_dir
-        FITS products to make (``rate, rateints, ramp``), and where; default beside the light curve.
+        Products to make (``rate, rateints, ramp``; ``x1dints, whtlt, phot``), and where; default beside the light
+        curve.
     save_steps, save_ints
         Steps whose results are saved, and of which integrations, such as ``1-10``; default all.
     calibrated
@@ -100,6 +102,24 @@ class Request:
     scratch: Path | None = None
     calibrated: bool = False
     block_bytes: int | None = None
+
+
+def position_setting(position: str | Sequence[float]) -> str:
+    """``(20.0, 19.5)`` or ``20,19.5`` -> the setting that fixes where the source of an image is.
+
+    Raises
+    ------
+    ConfigError
+        When it is no pair of numbers.
+    """
+    parts = position.replace(",", " ").split() if isinstance(position, str) else list(position)
+    try:
+        x, y = (float(part) for part in parts)
+    except ValueError:
+        what = f"--position {position!r} is no pair of numbers"
+        todo = "write x,y in 0-based pixels of the subarray, for example 20.0,19.5"
+        raise ConfigError(Problem(what, todo=todo, code="parameter")) from None
+    return f"tso_photometry.position=[{x!r}, {y!r}]"
 
 
 @dataclass(frozen=True)
@@ -308,6 +328,7 @@ def prepare(
         workers=workers,
         max_memory=memory,
         products=products,
+        held=0 if request.parity is None or info.is_spectroscopy else shelf_bytes(info.ny * info.nx),
     )
     notes = [
         *exposure.notes,

@@ -25,6 +25,7 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
+from tsostream.operators.photometry.images import BoundOfficialPhotometry
 from tsostream.records import (
     Batcher,
     RowPair,
@@ -35,6 +36,8 @@ from tsostream.records import (
 )
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
+from tsostream.run.measured import attach_measured
+from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
@@ -97,6 +100,8 @@ class Ready:
         Metadata known at the start.
     lc_schema, spectra_schema
         Of the two outputs; the latter None for images.
+    taps
+        Functions that are shown what is measured, in order, before it becomes rows.
     """
 
     prepared: Prepared
@@ -105,6 +110,7 @@ class Ready:
     start: dict[str, Any]
     lc_schema: Any
     spectra_schema: Any
+    taps: list[Callable[[Measurement], None]] = field(default_factory=list)
 
     @property
     def schemas(self) -> tuple[Any, ...]:
@@ -185,6 +191,9 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         if note not in prepared.notes:
             observer.message(note)
     steps: tuple[Any, ...] = (measuring,)
+    if isinstance(measuring, BoundOfficialPhotometry):
+        # the rest waits until the file is complete: see stream_rows
+        steps = (FirstPass(measuring),)
     measured: dict[str, Any] = {
         "flux_unit": measuring.unit,
         "measurement_notes": getattr(measuring, "notes", ()),
@@ -201,6 +210,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         measured |= {
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
         }
+        measured |= measuring.facts
     keys = measuring.keys
     start = describe_start(prepared, scout, measured)
     metadata = encode_metadata(start)
@@ -287,6 +297,8 @@ def stream_rows(
     )
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)
     flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start)
+    if isinstance(step := ready.chain.measuring[0], FirstPass):
+        return keep_segments(flow.measure(blocks), step.photometry, prepared.request.scratch)
     return flow.measure(blocks)
 
 
@@ -328,17 +340,31 @@ async def run_exposure(
         products = stack.enter_context(
             attach_products(prepared, ready.chain, resumed, overwrite=output.replaces_products)
         )
-        output.before_sync = products.sync
+        step = ready.chain.measuring[0]
+        measured = stack.enter_context(
+            attach_measured(prepared, ready.start, step, resumed, overwrite=output.replaces_products)
+        )
+        made = [*products.paths, *measured.paths]
+        if measured.paths:
+            ready.taps.append(measured.add)
+
+        def sync() -> None:
+            products.sync()
+            measured.sync()
+
+        output.before_sync = sync
         status, facts = "failed", _Facts()
         try:
             output.start()
             if stored_scout(prepared) is None:
                 ready.scout.save(scout_path(prepared.out))
             began = time.perf_counter()
-            await _write(_Run(ready, pool, output, observer, facts, on_rows, following, products.start))
-            if products.paths:
+            begin = min(filter(None, (products.start, segment_start(step, following))), default=None)
+            await _write(_Run(ready, pool, output, observer, facts, on_rows, following, begin))
+            if made:
                 output.announce_products()
                 products.publish()
+                measured.publish()
             status = "complete"
         except asyncio.CancelledError:
             status = "interrupted"
@@ -348,7 +374,7 @@ async def run_exposure(
             footer = {
                 **facts.describe(ready, seconds),
                 **describe_sessions(prepared.out),
-                "products": [path.name for path in products.paths],
+                "products": [path.name for path in made],
             }
             try:
                 output.finish(status, footer)  # type: ignore[arg-type]
@@ -359,18 +385,16 @@ async def run_exposure(
     _log_steps(ready)
     for line in footer.get("warnings", []):
         observer.message(line)
-    if products.paths:
-        observer.message(f"{len(products.paths)} FITS products in {products.paths[0].parent}")
-    return Result(
-        prepared.out, facts.integrations, status, seconds, {**ready.start, **footer}, products.paths
-    )
+    if made:
+        observer.message(f"{len(made)} products in {made[0].parent}")
+    return Result(prepared.out, facts.integrations, status, seconds, {**ready.start, **footer}, made)
 
 
 def _already_complete(prepared: Prepared, out: Path, observer: Observer) -> Result:
     """Say that there is nothing left to do."""
     observer.message(f"{out} is complete already: nothing to resume")
     metadata = open_output(out).metadata
-    products = [] if prepared.products is None else [one.path for one in prepared.products.files]
+    products = [] if prepared.products is None else [one.path for one in prepared.products.all]
     return Result(out, int(metadata.get("rows", 0)), "complete", {}, metadata, products)
 
 
@@ -455,6 +479,8 @@ async def stream_batches(
                 measurement = slice_measurement(measurement, before, measurement.count)
                 if not measurement.count:
                     continue
+            for tap in ready.taps:
+                tap(measurement)
             for pair in batcher.push(measurement):
                 yield pair
         for pair in batcher.flush():

@@ -23,6 +23,7 @@ def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
 OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "extract_1d": {"scope": "segment"},
     "white_light": {"scope": "segment"},
+    "tso_photometry": {"scope": "segment"},
 }
 
 

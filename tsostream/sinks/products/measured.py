@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tsostream.errors import InputError, Problem
 from tsostream.integration.payload import Measurement
 from tsostream.sinks.products.ecsv import EcsvProduct
 from tsostream.sinks.products.files import Resumed
@@ -185,7 +186,8 @@ class MeasuredProducts:
             }
             self._white.add(first, whtlt_values(self._spec.metadata, self._spec.orders, times, series))
         if self._phot is not None:
-            values = {name: column(measurement, name, keys[0]) for name in (*_NEEDED, *measurement.columns)}
+            names = (*_NEEDED, *measurement.columns, *measurement.extras)
+            values = {name: column(measurement, name, keys[0]) for name in names}
             self._phot.add(first, phot_values(self._spec.metadata, times, values))
 
     def _segments(self, measurement: Measurement) -> Array:
@@ -193,6 +195,25 @@ class MeasuredProducts:
         starts = [start for start, _ in self._spec.segments]
         labels = np.array([label for _, label in self._spec.segments])
         return labels[np.clip(np.searchsorted(starts, numbers, side="right") - 1, 0, None)]
+
+    def check_kept(self) -> None:
+        """Look whether what earlier sessions made is still there.
+
+        Raises
+        ------
+        InputError
+            Names the files that are not.
+        """
+        gone = [file.part for file in self.files if file.lost]
+        if gone:
+            todo = "put it back, or start again with --overwrite"
+            what = "the product is not there any more, but a part of it was made"
+            raise InputError([Problem(what, str(path), todo, "product_gone") for path in gone])
+
+    def sync(self) -> None:
+        """Wait until everything written so far is on the medium; see `ProductFile.sync`."""
+        for file in self.files:
+            file.sync()
 
     def publish(self) -> None:
         """Give all products their names; see `ProductFile.publish`."""
@@ -214,7 +235,7 @@ _NEEDED: Final = (
 
 def column(measurement: Measurement, name: str, place: int) -> Array:
     """One series of a column, NaN where there is nothing."""
-    given = measurement.columns.get(name)
+    given = measurement.extras.get(name, measurement.columns.get(name))
     if given is None:
         return np.full(measurement.count, np.nan)
     values = np.asarray(given)

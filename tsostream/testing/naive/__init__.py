@@ -12,6 +12,7 @@ from typing import Any
 from tsostream.testing.naive.aperture import measure_columns, solve_system
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.jumps import flag_jumps
+from tsostream.testing.naive.photometry import aperture_image, centre_of_mass, gaussian_in_box
 from tsostream.testing.naive.ramps import (
     decode_words,
     evaluate_polynomial,
@@ -115,6 +116,15 @@ TWINS: dict[str, Callable[..., Any]] = {
     "circle._segment_area": circle_overlap,
     "circle._quadrant_overlap": circle_overlap,
     "circle.circle_weights": circle_overlap,
+    "circle.pixel_weight": circle_overlap,
+    "photometry.official._box": centre_of_mass,
+    "photometry.official._ground_level": centre_of_mass,
+    "photometry.official.centroids": centre_of_mass,
+    "photometry.official._profile": gaussian_in_box,
+    "photometry.official._residuals": gaussian_in_box,
+    "photometry.official._fit": gaussian_in_box,
+    "photometry.official.fit_gaussians": gaussian_in_box,
+    "photometry.official.aperture_sums": aperture_image,
     "aperture.measure.solve_symmetric": solve_system,
     "aperture.measure._usable": measure_columns,
     "aperture.measure._measure_ground": measure_columns,

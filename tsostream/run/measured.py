@@ -1,0 +1,160 @@
+"""Products of the whole exposure (``x1dints, whtlt, phot``): what is asked for, what it takes, and who feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tsostream.errors import Problem
+from tsostream.files import Exposure
+from tsostream.run.order import STATUS
+from tsostream.run.versions import package_versions
+from tsostream.sinks.products import (
+    ExposureHeader,
+    MeasuredProducts,
+    MeasuredSpec,
+    Resumed,
+    spectra_bytes,
+)
+
+if TYPE_CHECKING:
+    from tsostream.run.setup import Prepared
+
+__all__ = ["attach_measured", "measured_bytes", "product_name", "wrong_measured"]
+
+#: product -> whether it is of a spectrum
+_SPECTRAL: Final = {"x1dints": True, "whtlt": True, "phot": False}
+#: bytes of a row of text, roughly
+_ROW: Final = {"whtlt": 90, "phot": 430}
+
+
+def product_name(exposure: Exposure, kind: str, *, alone: bool = True) -> str:
+    """Name of a product: the association's product, or exposure and detector.
+
+    Parameters
+    ----------
+    exposure
+        The exposure.
+    kind
+        ``x1dints``, ``whtlt``, ``phot``.
+    alone
+        False where the inputs hold several exposures or detectors: an association's name would serve twice.
+    """
+    end = "fits" if kind == "x1dints" else "ecsv"
+    if exposure.product:
+        root = exposure.product if alone else f"{exposure.product}_{exposure.info.detector.lower()}"
+    else:
+        root = exposure.label
+    return f"{root}_{kind}.{end}"
+
+
+def wrong_measured(kinds: Sequence[str], exposure: Exposure) -> Iterator[Problem]:
+    """Report products that this kind of exposure does not have."""
+    spectral = exposure.info.is_spectroscopy
+    for kind in kinds:
+        if _SPECTRAL[kind] == spectral:
+            continue
+        other = "whtlt and x1dints" if spectral else "phot"
+        yield Problem(
+            f"{exposure.info.exp_type} has no {kind}",
+            "--products",
+            f"leave it out; it has {other}",
+            "parameter",
+        )
+
+
+def measured_bytes(exposure: Exposure, kind: str) -> int:
+    """Size of a product [bytes]; at most for spectra, whose length the extraction decides."""
+    if kind != "x1dints":
+        return 4096 + exposure.count * _ROW[kind]
+    orders = 3 if exposure.info.exp_type == "NIS_SOSS" else 1
+    return spectra_bytes(max(exposure.info.frame_shape), exposure.count, orders)
+
+
+@contextmanager
+def attach_measured(
+    prepared: Prepared,
+    start: Mapping[str, Any],
+    measuring: Any,
+    resume: Resumed | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[MeasuredProducts]:
+    """Open the products for as long as the block lasts.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    start
+        Metadata of the light curve.
+    measuring
+        The bound step that measures.
+    resume
+        What an earlier session has done.
+    overwrite
+        Replace products of an older run.
+
+    Yields
+    ------
+    MeasuredProducts
+        Feed it by `add`; publish it when the run is complete, otherwise the files stay as ``.part``.
+    """
+    exposure, plan = prepared.exposure, prepared.products
+    paths = {one.kind: one.path for one in plan.measured} if plan is not None else {}
+    orders = sorted({order for order, _ in measuring.keys}) if exposure.info.is_spectroscopy else []
+    spec = MeasuredSpec(
+        paths=paths,
+        metadata=start,
+        first=exposure.first,
+        count=exposure.last - exposure.first + 1,
+        orders=orders,
+        segments=[
+            (one.first, one.segment_number or number) for number, one in enumerate(exposure.segments, 1)
+        ],
+        header=ExposureHeader(
+            Path(exposure.segments[0].path),
+            {"CAL_VER": f"tsostream {package_versions()['tsostream']}"},
+            _sections(prepared),
+        ),
+        cards={order: _cards(prepared, measuring, order) for order in orders},
+        parity=prepared.request.parity is not None,
+        background_unit=getattr(measuring, "background_unit", ""),
+    )
+    products = MeasuredProducts(spec, overwrite=overwrite, resume=resume)
+    products.check_kept()
+    try:
+        yield products
+    finally:
+        products.close()
+
+
+def _sections(prepared: Prepared) -> dict[str, dict[str, str]]:
+    """Title -> keyword -> value: the steps that ran."""
+    done = {STATUS[one.name]: "COMPLETE" for one in prepared.config.operators if one.name in STATUS}
+    return {"Calibration step information": done}
+
+
+def _cards(prepared: Prepared, measuring: Any, order: int) -> dict[str, Any]:
+    """Keywords of an EXTRACT1D table, as far as they are known."""
+    info = prepared.exposure.info
+    header = info.header
+    cards: dict[str, Any] = {
+        "SLTNAME": header.get("SLTNAME") or header.get("FXD_SLIT"),
+        "SPORDER": order,
+        "DISPAXIS": info.dispaxis,
+        "DETECTOR": info.detector,
+        "SRCTYPE": header.get("SRCTYPE") or header.get("SRCTYAPT"),
+    }
+    cards |= {key: header.get(key) for key in ("SLIT_RA", "SLIT_DEC", "SOURCEID", "SRCXPOS", "SRCYPOS")}
+    given = getattr(measuring, "cards", {})
+    cards |= given.get(order, {}) if isinstance(given, Mapping) else {}
+    return {key: _plain(value) for key, value in cards.items() if value is not None and value != ""}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

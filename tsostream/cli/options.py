@@ -233,6 +233,13 @@ _PRODUCTS = (
 _PARITY = (
     grouped(
         "Steps and parameters",
+        "--bins",
+        metavar="R=100|N=20|FILE",
+        help="Spectroscopic light curves in bins of wavelength, as a third table (lc.bins.arrow): by resolving "
+        "power, by number, or from a file with the first and last wavelength [um] of a bin on each line.",
+    ),
+    grouped(
+        "Steps and parameters",
         "--calibrated",
         is_flag=True,
         default=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tsostream.operators.base import Operator
+from tsostream.operators.bin_spectra import BinSpectra
 from tsostream.operators.charge_migration import ChargeMigration
 from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.dark_current import DarkCurrent
@@ -62,7 +63,7 @@ CALIBRATION: dict[str, tuple[str, ...]] = {
 CLEANING = ("outlier_detection", "pixel_replace")
 #: EXP_TYPE -> steps between extraction and white light: the orders of SOSS overlap on the detector
 SPECTRUM_CALIBRATION: dict[str, tuple[str, ...]] = {"NIS_SOSS": ("photom",)}
-SPECTROSCOPY = ("extract_1d", "white_light")
+SPECTROSCOPY = ("extract_1d", "bin_spectra", "white_light")
 IMAGING = ("tso_photometry",)
 
 #: name -> class
@@ -92,6 +93,7 @@ OPERATORS: dict[str, type[Operator]] = {
         FlatField,
         Photom,
         Extract1d,
+        BinSpectra,
         WhiteLight,
         TsoPhotometry,
     )

@@ -118,7 +118,10 @@ def choose(
         lambda: load_config(
             info,
             config=request.config,
-            settings=request.settings,
+            settings=(
+                *request.settings,
+                *([] if request.bins is None else [f"bin_spectra.bins={request.bins}"]),
+            ),
             skip_steps=request.skip_steps,
             pars=request.pars,
             lock=entry,

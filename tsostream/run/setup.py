@@ -69,6 +69,8 @@ class Request:
         curve.
     save_steps, save_ints
         Steps whose results are saved, and of which integrations, such as ``1-10``; default all.
+    bins
+        Bins of wavelength for spectroscopic light curves: ``R=100``, ``N=20`` or a file.
     calibrated
         Run flat_field and photom, which relative light curves do without.
     block_bytes
@@ -101,6 +103,7 @@ class Request:
     parity: Literal["jwst"] | None = None
     scratch: Path | None = None
     calibrated: bool = False
+    bins: str | None = None
     block_bytes: int | None = None
 
 

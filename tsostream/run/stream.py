@@ -21,7 +21,6 @@ import numpy as np
 
 from tsostream.errors import TsoStreamError
 from tsostream.files import block_length, read_blocks
-from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
@@ -29,6 +28,7 @@ from tsostream.operators.photometry.images import BoundOfficialPhotometry
 from tsostream.records import (
     Batcher,
     RowPair,
+    bins_schema,
     encode_metadata,
     light_curve_schema,
     slice_measurement,
@@ -37,11 +37,11 @@ from tsostream.records import (
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.measured import attach_measured
+from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
-from tsostream.run.readout import effective_times
 from tsostream.run.resume import (
     describe_sessions,
     open_session,
@@ -98,8 +98,10 @@ class Ready:
         What was prepared, the templates, the bound steps.
     start
         Metadata known at the start.
-    lc_schema, spectra_schema
-        Of the two outputs; the latter None for images.
+    lc_schema, spectra_schema, bins_schema
+        Of the tables; None for those the run does not have.
+    late
+        Steps on measurements that need them in order.
     taps
         Functions that are shown what is measured, in order, before it becomes rows.
     """
@@ -110,12 +112,14 @@ class Ready:
     start: dict[str, Any]
     lc_schema: Any
     spectra_schema: Any
+    bins_schema: Any = None
+    late: tuple[Any, ...] = ()
     taps: list[Callable[[Measurement], None]] = field(default_factory=list)
 
     @property
     def schemas(self) -> tuple[Any, ...]:
         """Of the tables, in their order."""
-        return (self.lc_schema, self.spectra_schema)
+        return (self.lc_schema, self.spectra_schema, self.bins_schema)
 
 
 @dataclass
@@ -199,13 +203,14 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         "measurement_notes": getattr(measuring, "notes", ()),
     }
     if exposure.info.is_spectroscopy:
-        templates |= _scout_spectrum(measuring, templates)
-        for name in (*SPECTRUM_CALIBRATION.get(exposure.info.exp_type, ()), "white_light"):
+        templates |= scout_spectrum(measuring, templates)
+        for name in (*SPECTRUM_CALIBRATION.get(exposure.info.exp_type, ()), "bin_spectra", "white_light"):
             for bound in prepared.bind_measurement(slopes, templates, (name,)):
                 templates |= getattr(bound, "templates", {})
                 measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
-                steps += (bound,)
-        measured |= _describe_spectrum(measuring, steps[-1], prepared, slopes.info)
+                steps += () if bound.skipped else (bound,)
+        measured |= describe_spectrum(measuring, steps[-1], prepared, slopes.info)
+        measured |= describe_bins(steps, measuring, measured["dt_eff_s"], observer)
     else:
         measured |= {
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
@@ -217,56 +222,15 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     kind: Literal["spectroscopy", "imaging"] = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
     unit = measured["flux_unit"]
     lc_schema = light_curve_schema(kind=kind, flux_unit=unit, metadata=metadata)
-    spectra = None
+    spectra = bins = None
     if exposure.info.is_spectroscopy:
         spectra = spectra_schema(n_wave=np.shape(measuring.wavelength)[-1], flux_unit=unit, metadata=metadata)
-    return Ready(prepared, scout, Chain(rates, slopes, steps, keys), start, lc_schema, spectra)
-
-
-def _scout_spectrum(extract: Any, templates: dict[str, Any]) -> dict[str, Any]:
-    """Spectrum of the template itself in all series, and its error in one integration."""
-    from tsostream.integration.payload import Rate, Times
-
-    image = templates["image"][None]
-    half = (templates["variance"] / 2).astype(np.float32)[None]
-    bits = (extract.pixeldq & np.uint32(1))[None].astype(np.uint32)
-    times = Times(np.zeros((1, 6)), np.zeros(1, np.uint32))
-    block = Rate(1, image, np.sqrt(2 * half), half, half, bits, times)
-    (measurement,) = extract.push(block)
-    covariance = np.asarray(templates["covariance"])
-    return {
-        "keys": extract.keys,
-        "spectrum": measurement.spectra["flux"][0],
-        "spectrum_error": measurement.spectra["flux_err"][0],
-        "columns_wavelength": _by_key(extract),
-        "sum_weights": extract.sum_weights,
-        "column_covariance": covariance.T if extract.along_y else covariance,
-    }
-
-
-def _by_key(extract: Any) -> np.ndarray:
-    """Wavelengths of every series [key, column]; apertures of one order share theirs."""
-    wavelength = np.asarray(extract.wavelength)
-    return np.broadcast_to(wavelength, (len(extract.keys), wavelength.shape[-1]))
-
-
-def _describe_spectrum(extract: Any, white: Any, prepared: Prepared, cut: ExposureInfo) -> dict[str, Any]:
-    wavelength = extract.wavelength
-    middle = 0.5 * (wavelength[1:] + wavelength[:-1])
-    edges = np.concatenate(
-        [[1.5 * wavelength[0] - 0.5 * wavelength[1]], middle, [1.5 * wavelength[-1] - 0.5 * wavelength[-2]]]
-    )
-    return {
-        "wavelength": wavelength,
-        "wavelength_unit": "um" if prepared.wavelengths else "pixel",
-        "wavelength_edges": edges,
-        "dt_eff_s": effective_times(prepared.exposure.info, extract, cut),
-        "white_light_range": white.wavelength_range,
-        "white_light_columns": int(white.columns.sum()),
-        "trace": extract.trace,
-        "apertures": extract.describe() if hasattr(extract, "describe") else [],
-        "extraction_order": extract.order,
-    }
+    if "bin_edges" in measured:
+        count = len(next(iter(measured["bin_edges"].values())))
+        bins = bins_schema(n_bins=count, flux_unit=unit, metadata=metadata)
+    steps, late = late_steps(steps)
+    chain = Chain(rates, slopes, steps, keys)
+    return Ready(prepared, scout, chain, start, lc_schema, spectra, bins, late)
 
 
 def stream_rows(
@@ -458,8 +422,12 @@ async def stream_batches(
         detector=info.detector,
         lc_schema=ready.lc_schema,
         spectra_schema=ready.spectra_schema,
+        bins_schema=ready.bins_schema,
     )
-    rows = stream_rows(ready, pool, following if start is None else start)
+    begin = following if start is None else start
+    if begin is not None and ready.late:
+        begin = min(begin, ready.late[0].begin_of(begin))
+    rows = stream_rows(ready, pool, begin)
     coming: asyncio.Future[Measurement | None] | None = None
     try:
         while True:
@@ -474,6 +442,8 @@ async def stream_batches(
             measurement, coming = coming.result(), None
             if measurement is None:
                 break
+            for step in ready.late:
+                (measurement,) = step.push(measurement)
             if following is not None and measurement.first < following:
                 before = min(following - measurement.first, measurement.count)
                 measurement = slice_measurement(measurement, before, measurement.count)

@@ -24,7 +24,7 @@ from tsostream.operators.spectral.definition import (
 )
 from tsostream.operators.spectral.official import GroundFit, extract_box
 
-__all__ = ["BoundOfficialExtract1d", "OfficialUnits", "bind_official", "correct_by_first", "official_units"]
+__all__ = ["BoundOfficialExtract1d", "FirstCorrection", "OfficialUnits", "bind_official", "official_units"]
 
 KINDS = ("poisson", "rnoise", "flat")
 LOST = np.uint32(dq.DO_NOT_USE)
@@ -197,7 +197,7 @@ class BoundOfficialExtract1d:
 
     @property
     def needs_order(self) -> bool:
-        """Whether `correct_by_first` must see the blocks in order: a file's correction is its first integration's."""
+        """Whether `FirstCorrection` must see the blocks in order: a file's correction is its first integration's."""
         return self.correction is not None and self.correction.by_phase
 
     def _extract(self, block: Rate, i: int, one: OfficialSeries) -> dict[str, np.ndarray]:
@@ -251,35 +251,44 @@ class BoundOfficialExtract1d:
         return {name: values[at] for name, values in out.items()}
 
 
-def correct_by_first(
-    bound: BoundOfficialExtract1d, block: Measurement, first: dict[int, np.ndarray]
-) -> Measurement:
-    """Apply a correction with pixel phases, which a file takes from its first integration.
+class FirstCorrection:
+    """Applies a correction with pixel phases, which a file takes from its first integration (spec Q5).
 
-    Blocks must come in order.
+    Blocks must come in order, from the beginning of a file.
 
     Parameters
     ----------
     bound
         The extraction.
-    block
-        Not corrected yet; changed.
-    first
-        First integration of a file -> factors [key, column]; filled here, one entry at a time.
     """
-    if bound.correction is None or not block.spectra:
-        return block
-    for i in range(block.count):
-        number = block.first + i
-        begin = max((low for low, _ in bound.segments if low <= number), default=1)
-        if begin not in first:
-            first.clear()
-            first[begin] = np.stack(
-                [bound.correction.factors(bound.wavelength, row) for row in block.spectra["npixels"][i]]
-            )
-        apply_correction({name: array[i] for name, array in block.spectra.items()}, first[begin])
-    block.spectra["own_err"] = block.spectra["flux_err"].copy()
-    return block
+
+    name = "extract_1d"
+
+    def __init__(self, bound: BoundOfficialExtract1d):
+        self._bound = bound
+        self._begin = 0
+        self._factors: np.ndarray | None = None
+
+    def begin_of(self, number: int) -> int:
+        """First integration of the file that holds one."""
+        return max((low for low, _ in self._bound.segments if low <= number), default=1)
+
+    def push(self, block: Measurement) -> list[Measurement]:
+        """Correct a block, in place."""
+        if self._bound.correction is None or not block.spectra:
+            return [block]
+        for i in range(block.count):
+            begin = self.begin_of(block.first + i)
+            if begin != self._begin or self._factors is None:
+                correction, wavelength = self._bound.correction, self._bound.wavelength
+                rows = block.spectra["npixels"][i]
+                self._begin, self._factors = (
+                    begin,
+                    np.stack([correction.factors(wavelength, row) for row in rows]),
+                )
+            apply_correction({name: array[i] for name, array in block.spectra.items()}, self._factors)
+        block.spectra["own_err"] = block.spectra["flux_err"].copy()
+        return [block]
 
 
 def bind_official(

@@ -16,7 +16,7 @@ from astropy.io import fits
 from segment_makers import make_segment, planes, ramps, time_values
 
 from tsostream.errors import ReadError
-from tsostream.files import block_length, buffer_bytes, find_exposures, read_blocks, read_sync, reader, times
+from tsostream.files import block_length, blocks, buffer_bytes, find_exposures, read_blocks, read_sync, times
 
 
 def cut(folder: Path, cuts, level="uncal", **keys):
@@ -138,8 +138,8 @@ def test_buffers_are_bounded(tmp_path, monkeypatch, read_ahead, hold):
     """At most the read-ahead and what the consumer holds, and no more bytes than planned."""
     (exposure,) = find_exposures(cut(tmp_path, [(1, 40), (41, 20)]))
     pools = []
-    original = reader._Pool.__init__
-    monkeypatch.setattr(reader._Pool, "__init__", lambda self: (original(self), pools.append(self))[0])
+    original = blocks.Pool.__init__
+    monkeypatch.setattr(blocks.Pool, "__init__", lambda self: (original(self), pools.append(self))[0])
 
     async def run():
         held = []
@@ -209,7 +209,7 @@ def test_file_that_shrinks_during_the_run(tmp_path):
                 os.truncate(path, sci.offset + 10 * sci.bytes_per_integration + 100)
             raw.release()
 
-    with pytest.raises(ReadError, match=r"extension SCI: integration 11 is not there any more.*--overwrite"):
+    with pytest.raises(ReadError, match=r"extension SCI: integration 11 is not there any more.*--resume"):
         asyncio.run(run())
 
 
@@ -274,14 +274,14 @@ def test_stopping_leaves_nothing_behind(tmp_path, monkeypatch, way):
 def test_segments_are_opened_once_and_closed_when_past(tmp_path, monkeypatch):
     (exposure,) = find_exposures(cut(tmp_path, [(k, 2) for k in range(1, 41, 2)]))
     opened, lock = [], threading.Lock()
-    original = reader._OpenFile.__init__
+    original = blocks._OpenFile.__init__
 
     def counted(self, *args):
         with lock:
             opened.append(self)
         original(self, *args)
 
-    monkeypatch.setattr(reader._OpenFile, "__init__", counted)
+    monkeypatch.setattr(blocks._OpenFile, "__init__", counted)
 
     async def run():
         async for raw in read_blocks(exposure, max_ints=1, read_ahead=2):
@@ -305,3 +305,63 @@ def test_golden_bytes(shared):
                     with fits.open(segment.source_path, do_not_scale_image_data=True) as hdus:
                         expected += hdus[name].data.tobytes()
                 assert words.tobytes() == expected, (folder, name)
+
+
+@pytest.mark.parametrize("max_ints", [1, 7, 80])
+def test_integrations_that_cannot_be_read(tmp_path, monkeypatch, max_ints):
+    """Each is handed out as failed, for itself; its neighbours in the block are whole, and all buffers come back."""
+    (exposure,) = find_exposures(cut(tmp_path, [(1, 9), (10, 15)], "rateints"))
+    bad = {3, 9, 10, 17}
+    real, pools = os.preadv, []
+    spans = [
+        (ext.offset + (number - segment.first) * ext.bytes_per_integration + 5, segment)
+        for segment in exposure.segments
+        for number in bad
+        if segment.first <= number <= segment.last
+        for ext in (segment.extensions["ERR" if number == 17 else "SCI"],)
+    ]
+
+    def failing(descriptor, buffers, offset):
+        size = sum(len(one) for one in buffers)
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if any(name == str(segment.path) and offset <= at < offset + size for at, segment in spans):
+            raise OSError(5, "Input/output error")
+        return real(descriptor, buffers, offset)
+
+    original = blocks.Pool.__init__
+    monkeypatch.setattr(blocks.Pool, "__init__", lambda self: (original(self), pools.append(self))[0])
+    monkeypatch.setattr(os, "preadv", failing)
+    parts = collect(exposure, max_ints=max_ints, on_error="flag")
+    numbers = np.concatenate([np.arange(first, first + count) for first, count, *_ in parts])
+    np.testing.assert_array_equal(numbers, np.arange(1, 25))
+    assert {first + k for first, count, _, _, present in parts if not present for k in range(count)} == bad
+    expected = planes(1, 24, exposure.segments[0].planes)["SCI"]
+    for first, count, arrays, _, present in parts:
+        if present:
+            found = arrays["SCI"].byteswap().view(np.float32)
+            np.testing.assert_array_equal(found, expected[first - 1 : first - 1 + count])
+    assert all(len(pool._free) == pool.allocated for pool in pools)
+    with pytest.raises(
+        ReadError, match=r"extension SCI: integration 3 cannot be read \(Input/output error\)"
+    ):
+        collect(exposure, max_ints=max_ints)
+
+
+def test_a_file_that_became_shorter(tmp_path):
+    """What is behind its end is failed; its times come from the header."""
+    (exposure,) = find_exposures(cut(tmp_path, [(1, 10)]))
+    ext = exposure.segments[0].extensions["SCI"]
+    os.truncate(exposure.segments[0].path, ext.offset + 6 * ext.bytes_per_integration + 3)
+    parts = collect(exposure, max_ints=4, on_error="flag")
+    assert [(first, count, present) for first, count, _, _, present in parts] == [
+        (1, 4, True), (5, 2, True), (7, 2, False), (9, 2, False),
+    ]  # fmt: skip
+    assert all(times.HEADER_TIMES & int(flag) for part in parts for flag in part[3].flag)
+    for raw in read_sync(exposure, max_ints=4, on_error="flag"):
+        assert raw.failed != raw.present
+        raw.release()
+    with pytest.raises(ReadError, match="changed since it was inspected"):
+        collect(exposure)
+    exposure.segments[0].path.write_bytes(bytes(exposure.segments[0].data_size + 2880))
+    with pytest.raises(ReadError, match="changed since it was inspected"):
+        collect(exposure, on_error="flag")

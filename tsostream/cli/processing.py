@@ -61,6 +61,15 @@ tsostream process data/ --refs references/ --out lc.arrow --products rateints --
 )
 @product_options
 @grouped(
+    "Input",
+    "--on-error",
+    type=click.Choice(("stop", "flag")),
+    default="stop",
+    show_default=True,
+    help="What to do about integrations that cannot be read (disk errors, a file that becomes shorter): stop, or "
+    "flag their rows (present = false, READ_FAILED) and go on.",
+)
+@grouped(
     "Output",
     "--hash-inputs",
     is_flag=True,

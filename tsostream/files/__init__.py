@@ -3,7 +3,7 @@
 from tsostream.files.association import Association, load_association
 from tsostream.files.exposure import Exposure, find_exposures
 from tsostream.files.modes import SUPPORTED_EXP_TYPES
-from tsostream.files.reader import BLOCK_BYTES, block_length, buffer_bytes, read_blocks, read_sync
+from tsostream.files.reader import BLOCK_BYTES, OnError, block_length, buffer_bytes, read_blocks, read_sync
 from tsostream.files.segment import Extension, SegmentFile, open_segment
 from tsostream.files.times import TIME_FLAGS, SegmentTimes, header_disagreement, header_times
 from tsostream.files.wavelengths import fit_to_frame, wavelength_image, wavelength_maps
@@ -16,6 +16,7 @@ __all__ = [
     "Association",
     "Exposure",
     "Extension",
+    "OnError",
     "SegmentFile",
     "SegmentTimes",
     "block_length",

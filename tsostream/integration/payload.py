@@ -72,6 +72,8 @@ class Raw:
         One row per integration.
     present
         False for integrations that no file holds (``--allow-gaps``) or that could not be read.
+    failed
+        True for integrations that a file should hold, but that could not be read (``--on-error flag``).
     release
         Gives the buffer back to the reader's pool; call once, after decoding.
     """
@@ -81,6 +83,7 @@ class Raw:
     arrays: Mapping[str, Array]
     times: Times
     present: bool = True
+    failed: bool = False
     release: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @property

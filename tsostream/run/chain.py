@@ -37,10 +37,13 @@ from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
 from tsostream.operators.window import Ring, slice_rate
+from tsostream.records import Quality
 from tsostream.run.config import Config
 from tsostream.run.slopes import SlopeSteps, image_steps, slope_steps, wanted_references
 
 __all__ = ["TAPS", "Chain", "Lent", "RateChain", "Waiting", "bind_measurement", "bind_rates"]
+
+READ_FAILED = int(Quality.READ_FAILED)
 
 _ORDER = {"ramp": 0, "rate": 1, "measurement": 2}
 
@@ -266,6 +269,8 @@ class Chain:
     taps
         ``slopes``, ``calints``, ``crfints``, or a step on slopes -> functions that are shown the block at that point
         (after the step), before the next one changes it; called from the workers. `slopes` is what stage 1 leaves.
+    lost
+        ``lost(first, count)``, told of integrations that could not be read; called from the workers.
     """
 
     rates: RateChain
@@ -274,6 +279,7 @@ class Chain:
     keys: tuple[tuple[int, int], ...]
     seconds: dict[str, float] = field(default_factory=dict)
     taps: dict[str, tuple[Callable[[Rate], None], ...]] = field(default_factory=dict)
+    lost: Callable[[int, int], None] = field(default=lambda first, count: None, repr=False)
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -304,6 +310,9 @@ class Chain:
         """
         if not raw.present:
             raw.release()
+            if raw.failed:
+                with self._naming(raw):
+                    self.lost(raw.first, raw.count)
             return Waiting(raw)
         lent: Lent | None = None
         with self._naming(raw) as at:
@@ -366,7 +375,9 @@ class Chain:
     def absent(self, raw: Raw, start: int = 0) -> Measurement:
         """Rows for integrations that are not there."""
         n = raw.count - start
-        return Measurement(raw.first + start, raw.times[start:], self.keys, {}, {}, np.zeros(n, bool))
+        bits = np.full(n, READ_FAILED if raw.failed else 0, np.uint32)
+        columns = {"quality": bits}
+        return Measurement(raw.first + start, raw.times[start:], self.keys, columns, {}, np.zeros(n, bool))
 
     def _walk(self, steps: tuple[BoundRateStep, ...], rate: Rate, at: _At) -> Rate:
         for step in steps:

@@ -382,6 +382,7 @@ def attach_products(
     rates.taps |= dict.fromkeys(products.rate_steps - {""}, save_slopes)
     if "" in products.rate_steps:
         chain.taps = {**chain.taps, "slopes": (products.add_rates,)}
+    chain.lost = products.add_lost
     try:
         yield products
     finally:

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tsostream.errors import ConfigError, InputError, Problem, SinkError
-from tsostream.files import Exposure, read_sync
+from tsostream.files import Exposure, OnError, read_sync
 from tsostream.integration import dq
 from tsostream.integration.payload import Raw
 from tsostream.operators.aperture.covariance import shared_covariance
@@ -32,6 +32,7 @@ __all__ = [
     "SCOUT_INTEGRATIONS",
     "Scout",
     "ScoutPlan",
+    "UnreadableError",
     "first_numbers",
     "load_scout",
     "parse_scout",
@@ -51,6 +52,14 @@ STORED = ("image", "scatter", "variance", "covariance", "numbers")
 COVARIANCE_PIXELS = 1 << 22
 #: fewest images a template is made from, whatever memory they take
 FEWEST = 8
+
+
+class UnreadableError(Exception):
+    """Raised inside this package: integrations the scout was to read cannot be read."""
+
+    def __init__(self, numbers: list[int]):
+        super().__init__(f"integrations {numbers}")
+        self.numbers = numbers
 
 
 @dataclass(frozen=True)
@@ -287,6 +296,7 @@ def run_scout(
     workers: int,
     block_bytes: int,
     first_image: bool,
+    on_error: OnError = "stop",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scout:
     """Make the templates.
@@ -305,6 +315,8 @@ def run_scout(
         Size of a block.
     first_image
         Whether the steps up to the slopes depend on templates, so that a first image is needed.
+    on_error
+        What bytes mean that cannot be read, see `tsostream.files.read_blocks`.
     progress
         Called with (integrations done, integrations to do).
 
@@ -312,6 +324,8 @@ def run_scout(
     ------
     InputError
         When no pixel has a slope.
+    UnreadableError
+        Names integrations that cannot be read, with ``on_error="flag"``: choose others.
     """
     info = exposure.info
     shape = info.frame_shape
@@ -331,6 +345,8 @@ def run_scout(
         weight[...] = 0
 
         def take(raw: Raw, place: int, chain: RateChain = chain, stack: np.ndarray = stack) -> np.ndarray:
+            if not raw.present:
+                raise UnreadableError(raw.numbers.tolist())
             with chain.rates(raw) as rate:
                 part = stack[place : place + rate.count]
                 part[...] = rate.data
@@ -338,7 +354,10 @@ def run_scout(
                 return rate.var_poisson + rate.var_rnoise
 
         for one in _in_order(
-            pool, take, read_sync(exposure, _ranges(chosen), block_bytes=block_bytes), workers
+            pool,
+            take,
+            read_sync(exposure, _ranges(chosen), block_bytes=block_bytes, on_error=on_error),
+            workers,
         ):
             # integration by integration: the sum must not depend on the size of the blocks
             for plane in one:

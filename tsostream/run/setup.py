@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
-from tsostream.files import Exposure, find_exposures
+from tsostream.files import Exposure, OnError, find_exposures
 from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
 from tsostream.references import load_references, parse_overrides
@@ -62,6 +62,8 @@ class Request:
         Such as ``2GB``.
     overwrite, resume
         Replace an existing output, or go on with one that did not reach its end.
+    on_error
+        What an integration means that cannot be read: ``stop`` the run, or ``flag`` its row and go on.
     hash_inputs
         Record the sha256 of whole input files, not only of their headers.
     products, products_dir
@@ -95,6 +97,7 @@ class Request:
     max_memory: str | None = None
     overwrite: bool = False
     resume: bool = False
+    on_error: OnError = "stop"
     hash_inputs: bool = False
     products: tuple[str, ...] = ()
     products_dir: Path | None = None
@@ -301,6 +304,12 @@ def prepare(
     chosen = choose(request, info, problems, fetch=fetch, progress=progress)
     if chosen is not None:
         request = chosen.request
+    if request.on_error not in get_args(OnError):
+        what = f"expected stop or flag, not {request.on_error!r}"
+        problems.append(Problem(what, "--on-error", "give one of them", "parameter"))
+    if request.on_error == "flag" and request.parity is not None:
+        what = "--parity works on whole segments, so an integration that cannot be read stops it"
+        problems.append(Problem(what, "--on-error flag", "leave one of the two out", "parameter"))
     scout = collect(lambda: parse_scout(request.scout))
     limit = request.max_memory
     memory = collect(lambda: parse_bytes(limit)) if limit else None

@@ -27,6 +27,7 @@ from tsostream.operators.jit import on_compile
 from tsostream.operators.photometry.images import BoundOfficialPhotometry
 from tsostream.records import (
     Batcher,
+    Quality,
     RowPair,
     bins_schema,
     encode_metadata,
@@ -46,11 +47,11 @@ from tsostream.run.resume import (
     describe_sessions,
     open_session,
     rows_so_far,
-    scout_integrations,
     stored_scout,
 )
-from tsostream.run.scout import Scout, first_numbers, load_scout, run_scout, scout_numbers, scout_path
+from tsostream.run.scout import Scout, scout_path
 from tsostream.run.setup import Prepared
+from tsostream.run.templates import find_scout
 from tsostream.sinks import Output, open_output
 from tsostream.sinks.products import Resumed
 
@@ -158,31 +159,13 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     TsoStreamError
         Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
     """
-    exposure, plan = prepared.exposure, prepared.plan
+    exposure = prepared.exposure
     make_chain: Callable[[dict[str, Any]], RateChain] = prepared.chain
     if prepared.request.parity is not None and exposure.info.is_ramp:
         official = parity_rates(prepared, pool, observer)
         make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
     began = time.perf_counter()
-    stored = stored_scout(prepared)
-    if stored is not None:
-        scout = stored
-    elif prepared.scout.kind == "file" and prepared.scout.path is not None:
-        scout = load_scout(prepared.scout.path, exposure.info.frame_shape)
-    else:
-        numbers = scout_integrations(prepared) or scout_numbers(prepared.scout, exposure)
-        first_image = exposure.info.is_ramp and prepared.request.parity is None
-        observer.begin("scout", len(numbers) + len(first_numbers(numbers)) * first_image)
-        scout = run_scout(
-            exposure,
-            numbers,
-            make_chain,
-            pool,
-            workers=plan.workers,
-            block_bytes=prepared.request.block_bytes or plan.block_bytes,
-            first_image=first_image,
-            progress=lambda done, total: observer.advance(done, None),
-        )
+    scout = find_scout(prepared, make_chain, pool, observer)
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
     templates = {**scout.templates(), "wavelength": prepared.wavelengths}
     rates = make_chain(templates)
@@ -258,6 +241,7 @@ def stream_rows(
         ranges=ranges,
         block_bytes=prepared.request.block_bytes or plan.block_bytes,
         read_ahead=plan.read_ahead,
+        on_error=prepared.request.on_error,
     )
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)
     flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start)
@@ -470,6 +454,8 @@ class _Facts:
         self.missing = 0
         self.bad_rows = 0
         self.flags = 0
+        self.unreadable = 0
+        self._unreadable_first: list[int] = []
         self._tail: deque[tuple[float, float]] = deque(maxlen=4096)
         self._head: list[tuple[float, float]] = []
 
@@ -480,6 +466,11 @@ class _Facts:
         self.missing += batch.num_rows - int(
             np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False))
         )
+        failed = (batch.column("quality").to_numpy() & int(Quality.READ_FAILED)) != 0
+        if failed.any():
+            numbers = np.unique(batch.column("integration").to_numpy()[failed]).tolist()
+            self.unreadable += len(numbers)
+            self._unreadable_first += numbers[: 10 - len(self._unreadable_first)]
         flux = batch.column("flux").to_numpy()
         self.bad_rows += int(np.count_nonzero(~np.isfinite(flux)))
         self.flags |= int(np.bitwise_or.reduce(batch.column("time_flag").to_numpy(), initial=0))
@@ -495,6 +486,12 @@ class _Facts:
         warnings = []
         if self.integrations:
             warnings = self._drift()
+        if self.unreadable:
+            listed = ", ".join(map(str, self._unreadable_first)) + (", …" if self.unreadable > 10 else "")
+            one = self.unreadable == 1
+            warnings.append(
+                f"{self.unreadable} integration{' was' if one else 's were'} not readable (READ_FAILED): {listed}"
+            )
         if self.bad_rows > self.missing:
             warnings.append(
                 f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits"

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsostream.errors import InputError, Problem
+from tsostream.integration import dq
 from tsostream.integration.payload import Rate, Times
 from tsostream.sinks.arrow_file import flush_directory
 from tsostream.sinks.products.average import MeanRate
@@ -315,6 +316,27 @@ class Products:
         """
         for one, part in self._parts(first, len(data), step, ramps=True):
             one.file.write(first + part.start, {"SCI": data[part], "GROUPDQ": groupdq[part]})
+
+    def add_lost(self, first: int, count: int) -> None:
+        """Fill the places of integrations that could not be read: NaN, DO_NOT_USE.
+
+        Raises
+        ------
+        SinkError, OutputExistsError
+            Names the file and the integrations.
+        """
+        for spec in {
+            (one.spec.step, one.spec.kind == "ramp", one.spec.shape): one.spec for one in self._products
+        }.values():
+            shape = (1, *spec.shape)
+            empty = np.full(shape, np.nan, np.float32)
+            for number in range(first, first + count):
+                if spec.kind == "ramp":
+                    self.add_ramps(number, empty, np.full(shape, dq.DO_NOT_USE, np.uint8), spec.step)
+                    continue
+                times = Times(np.full((1, 6), np.nan), np.zeros(1, np.uint32))
+                bits = np.full(shape, dq.DO_NOT_USE, np.uint32)
+                self.add_rates(Rate(number, empty, empty, empty, empty, bits, times), spec.step)
 
     def _parts(self, first: int, count: int, step: str, *, ramps: bool) -> Iterator[tuple[_Open, slice]]:
         """Products that take some of these integrations, and which."""

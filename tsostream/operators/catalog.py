@@ -18,6 +18,7 @@ from tsostream.operators.ipc import Ipc
 from tsostream.operators.jump import Jump
 from tsostream.operators.lastframe import Lastframe
 from tsostream.operators.linearity import Linearity
+from tsostream.operators.outlier_detection import OutlierDetection
 from tsostream.operators.persistence import Persistence
 from tsostream.operators.photom import Photom
 from tsostream.operators.picture_frame import PictureFrame
@@ -92,6 +93,7 @@ OPERATORS: dict[str, type[Operator]] = {
         GainScale,
         FlatField,
         Photom,
+        OutlierDetection,
         Extract1d,
         BinSpectra,
         WhiteLight,

@@ -24,6 +24,7 @@ OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "extract_1d": {"scope": "segment"},
     "white_light": {"scope": "segment"},
     "tso_photometry": {"scope": "segment"},
+    "outlier_detection": {"scope": "segment", "set_nan": True},
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tsostream.testing.naive.aperture import measure_columns, solve_system
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.jumps import flag_jumps
+from tsostream.testing.naive.outliers import OUTLIER_TWINS
 from tsostream.testing.naive.photometry import aperture_image, centre_of_mass, gaussian_in_box
 from tsostream.testing.naive.ramps import (
     decode_words,
@@ -36,6 +37,7 @@ __all__ = ["TWINS"]
 #: ``module.kernel`` below ``tsostream.operators`` -> the twin that answers for it
 TWINS: dict[str, Callable[..., Any]] = {
     **CORRECTION_TWINS,
+    **OUTLIER_TWINS,
     "decode.decode_samples": decode_words,
     "dq_init.flag_masked": flag_mask,
     "saturation.find_first_saturated": saturate,

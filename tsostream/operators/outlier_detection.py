@@ -1,0 +1,333 @@
+"""outlier_detection: samples that do not fit the same pixel's neighbours in time (spec stages 2-3, C.1).
+
+The official step compares each integration with the rolling median of a file; so an ingress or a flare is an outlier, a
+file's edges have a median of another time, and one bad sample takes the test from all integrations around it. The
+streaming form compares what is left when the source's own level is divided out (`tsostream.operators.source_level`),
+across the borders of files, with those samples of the window that are good.
+
+Whether a sample lies further from the window's median than a limit does not take the median: it does when more than
+half of the window's good samples lie further below, or further above, than that. Counting needs no order and no
+history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from tsostream.errors import ConfigError, Problem
+from tsostream.integration import dq
+from tsostream.integration.coupling import Coupling, Window
+from tsostream.integration.payload import Rate
+from tsostream.operators.base import Binding, BoundWindowStep, Frames, Operator
+from tsostream.operators.jit import kernel
+from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
+from tsostream.operators.rate_sync import match_nans_and_flags
+from tsostream.operators.sorting import comparators
+from tsostream.operators.source_level import SourceLevel, find_source
+
+__all__ = ["OutlierDetection", "count_outliers", "divide_level", "parse_good_bits"]
+
+_LOST = np.uint32(dq.DO_NOT_USE)
+_FLAGS = np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
+#: three counts share one integer
+_FIELD = 10
+MOST_SAMPLES = (1 << _FIELD) - 1
+
+
+@kernel
+def divide_level(data, bits, bad, rows, columns, share, planes):
+    """Divide the source's level out of slopes.
+
+    Parameters
+    ----------
+    data : float32 [integration, y, x]
+        Slopes.
+    bits : uint32 [integration, y, x]
+        DQ.
+    bad : uint32
+        Bits that make a sample unfit.
+    rows, columns : float32 [integration, y], [integration, x]
+        Level of the source is their product.
+    share : float32 [y, x]
+        Part of each pixel's light that is the source's.
+    planes : float32 [integration, y, x]
+        Written: what the slopes were at level 1; NaN for unfit samples.
+    """
+    one, nan = np.float32(1.0), np.float32(np.nan)
+    for i in range(data.shape[0]):
+        for y in range(data.shape[1]):
+            row = rows[i, y]
+            for x in range(data.shape[2]):
+                factor = one + (row * columns[i, x] - one) * share[y, x]
+                value = data[i, y, x] / factor
+                good = (bits[i, y, x] & bad) == 0 and np.isfinite(value)
+                planes[i, y, x] = value if good else nan
+
+
+@kernel
+def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, bits):
+    """Flag samples further than ``snr`` errors from the median of the good samples in their window.
+
+    With an even number of samples the median is the interval between the two in the middle.
+
+    Parameters
+    ----------
+    planes : float32 [slot, y, x]
+        Samples at level 1; NaN for unfit ones.
+    slots : int64 [integration, sample]
+        Slots of each integration's window; -1 for none.
+    own : int64 [integration]
+        Slot of the integration itself.
+    err : float32 [integration, y, x]
+        1-sigma error of the slopes.
+    excess : float32 [y, x]
+        Variance beyond the errors that the pixel shows in time, at level 1.
+    rows, columns, share
+        As in `divide_level`.
+    snr : float32
+        Limit.
+    bits : uint32 [integration, y, x]
+        DO_NOT_USE and OUTLIER are added.
+    """
+    one = np.float32(1.0)
+    nx = planes.shape[2]
+    low = np.empty(nx, np.float32)
+    high = np.empty(nx, np.float32)
+    counts = np.empty(nx, np.int32)
+    for y in range(planes.shape[1]):
+        for i in range(slots.shape[0]):
+            for x in range(nx):
+                factor = one + (rows[i, y] * columns[i, x] - one) * share[y, x]
+                error = err[i, y, x] / factor
+                limit = snr * np.sqrt(error * error + excess[y, x])
+                value = planes[own[i], y, x]
+                low[x] = value - limit
+                high[x] = value + limit
+                counts[x] = 0
+            for k in range(slots.shape[1]):
+                s = slots[i, k]
+                if s < 0:
+                    continue
+                for x in range(nx):
+                    sample = planes[s, y, x]
+                    # NaN is neither below nor above nor there
+                    found = 1 if sample == sample else 0
+                    found += (1 << _FIELD) if sample < low[x] else 0
+                    found += (1 << 2 * _FIELD) if sample > high[x] else 0
+                    counts[x] += np.int32(found)
+            for x in range(nx):
+                half = (counts[x] & MOST_SAMPLES) >> 1
+                below = (counts[x] >> _FIELD) & MOST_SAMPLES
+                above = counts[x] >> 2 * _FIELD
+                if below > half or above > half:
+                    bits[i, y, x] |= _FLAGS
+
+
+def parse_good_bits(text: str | int | None) -> int:
+    """Bits that do not spoil a sample, from the official step's notation: ``~DO_NOT_USE``, ``A+B``, a number.
+
+    Raises
+    ------
+    ConfigError
+        A name or number that is none.
+    """
+    everything = (1 << 32) - 1
+    if text is None:
+        return everything
+    whole = str(text).strip()
+    inverted = whole.startswith("~")
+    total = 0
+    for name in whole.lstrip("~").strip("() ").replace("+", ",").replace("|", ",").split(","):
+        name = name.strip().upper()
+        if not name:
+            continue
+        value = dq.BITS.get(name, int(name) if name.isdecimal() else None)
+        if value is None:
+            raise ConfigError(
+                Problem(
+                    f"outlier_detection.good_bits = {text!r}: there is no DQ bit {name!r}",
+                    todo="write for example ~DO_NOT_USE, or names joined by +",
+                    code="parameter",
+                )
+            )
+        total |= value
+    return everything & ~total if inverted else total
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierDetection(Operator):
+    """Flag samples that do not fit their pixel's neighbours in time.
+
+    Parameters
+    ----------
+    rolling_window_width
+        Integrations in the window.
+    snr
+        Limit [sigma]; of several numbers, as the official step writes them, the first counts.
+    maskpt
+        Samples whose weight (1 for good ones, else 0) is below this share of the mean weight are not used.
+    good_bits
+        DQ bits that do not spoil a sample.
+    scope
+        ``streaming``: a window across files, on slopes with the source's level divided out. ``segment``: what the
+        official step does to each file.
+    set_nan
+        Whether flagged samples become NaN as well; otherwise only their DQ changes.
+    excess_scatter
+        Whether the limit counts what a pixel varies in time beyond its error (pointing, noisy pixels); streaming only.
+    """
+
+    name: ClassVar[str] = "outlier_detection"
+    accepts: ClassVar[str] = "rate"
+    produces: ClassVar[str] = "rate"
+
+    rolling_window_width: Annotated[int, msgspec.Meta(ge=1, le=MOST_SAMPLES - 1)] = 25
+    snr: float | str = "5.0 4.0"
+    maskpt: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.7
+    good_bits: int | str | None = "~DO_NOT_USE"
+    scope: Literal["streaming", "segment"] = "streaming"
+    set_nan: bool = False
+    excess_scatter: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_good_bits(self.good_bits)
+        try:
+            limit = self.limit
+        except ValueError:
+            limit = 0.0
+        if not limit > 0:
+            raise ConfigError(
+                Problem(
+                    f"outlier_detection.snr = {self.snr!r} is not a positive number",
+                    todo="the default is '5.0 4.0', of which the first number counts",
+                    code="parameter",
+                )
+            )
+
+    @property
+    def limit(self) -> float:
+        """Limit [sigma]."""
+        text = str(self.snr).replace(",", " ").split()
+        return float(text[0]) if text else 0.0
+
+    @property
+    def coupling(self) -> Coupling:
+        """The neighbours in time; in the streaming scope also the scout's image, to know what the source is."""
+        half, odd = divmod(self.rolling_window_width, 2)
+        if self.scope == "segment":
+            reach = max(self.rolling_window_width - 1, 0)
+            return Window(reach, reach, "hold")
+        return Window(half, half - (not odd), "shrink", ("image", "scatter", "variance"))
+
+    def bind(self, binding: Binding) -> BoundWindowStep:
+        """Settle windows, and what is source in each pixel."""
+        bad = np.uint32(~parse_good_bits(self.good_bits) & 0xFFFFFFFF) if self.maskpt > 0 else np.uint32(0)
+        if self.scope == "segment":
+            return self._bind_segments(binding, bad)
+        source = find_source(binding.templates, binding.info, binding.dq_plane)
+        excess = np.zeros(binding.info.frame_shape, np.float32)
+        if self.excess_scatter and "scatter" in binding.templates:
+            scatter = np.asarray(binding.templates["scatter"], np.float32)
+            more = scatter**2 - np.asarray(binding.templates["variance"], np.float32)
+            excess = np.where(more > 0, more, np.float32(0)).astype(np.float32)
+        half, odd = divmod(self.rolling_window_width, 2)
+        before, after = half, max(half - (not odd), 0)
+        run = partial(
+            _flag, before=before, after=after, excess=excess, source=source, snr=np.float32(self.limit),
+            set_nan=self.set_nan,
+        )  # fmt: skip
+        return BoundWindowStep(
+            self.name, binding.dq_plane, binding.info, before, after,
+            partial(_remember, bad=bad, source=source), run, scalars=len(source.node),
+        )  # fmt: skip
+
+    def _bind_segments(self, binding: Binding, bad: np.uint32) -> BoundWindowStep:
+        width = self.rolling_window_width
+        segments = binding.segments or ((1, max(binding.info.nints, 1)),)
+        reach = 0
+        for first, last in segments:
+            n = last - first + 1
+            reach = max(reach, (width if 1 < width < n else n) - 1)
+        return BoundWindowStep(
+            self.name, binding.dq_plane, binding.info, reach, reach,
+            partial(_remember_segment, bad=bad, width=width, segments=segments),
+            partial(
+                _flag_segment, width=width, segments=segments, snr=np.float32(self.limit), set_nan=self.set_nan
+            ),
+            segments=segments,
+        )  # fmt: skip
+
+
+def _remember(
+    rate: Rate, planes: np.ndarray, scalars: np.ndarray, *, bad: np.uint32, source: SourceLevel
+) -> None:
+    scalars[...] = source.measure(rate.data, rate.dq)
+    rows, columns = source.spread(scalars)
+    divide_level(rate.data, rate.dq, bad, rows, columns, source.share, planes)
+
+
+def _flag(
+    rate: Rate,
+    frames: Frames,
+    *,
+    before: int,
+    after: int,
+    excess: np.ndarray,
+    source: SourceLevel,
+    snr: np.float32,
+    set_nan: bool,
+) -> Rate:
+    numbers = np.arange(rate.first, rate.first + rate.count)
+    own = numbers % len(frames.numbers)
+    slots = frames.slots(numbers[:, None] + np.arange(-before, after + 1))
+    rows, columns = source.spread(frames.scalars[own])
+    count_outliers(frames.planes, slots, own, rate.err, excess, rows, columns, source.share, snr, rate.dq)
+    if set_nan:
+        match_nans_and_flags(rate)
+    return rate
+
+
+def _remember_segment(
+    rate: Rate,
+    planes: np.ndarray,
+    _scalars: np.ndarray,
+    *,
+    bad: np.uint32,
+    width: int,
+    segments: tuple[tuple[int, int], ...],
+) -> None:
+    # the short form of the official step looks at no flags
+    _, rolling = segment_windows(np.arange(rate.first, rate.first + rate.count), width, segments)
+    keep_samples(rate.data, rate.dq, np.where(rolling, bad, np.uint32(0)), planes)
+
+
+def _flag_segment(
+    rate: Rate,
+    frames: Frames,
+    *,
+    width: int,
+    segments: tuple[tuple[int, int], ...],
+    snr: np.float32,
+    set_nan: bool,
+) -> Rate:
+    numbers = np.arange(rate.first, rate.first + rate.count)
+    windows, rolling = segment_windows(numbers, width, segments)
+    # windows of one length at a time: a block lies in one file, so there is but one
+    for kind in (True, False):
+        mine = np.flatnonzero(rolling == kind)
+        if mine.size == 0:
+            continue
+        length = int((windows[mine, 1] - windows[mine, 0]).max()) + 1
+        slots = frames.slots(windows[mine, :1] + np.arange(length))
+        flag_against_median(
+            rate.data, mine, frames.planes, slots, comparators(length), rate.err, snr, kind, rate.dq
+        )
+    if set_nan:
+        match_nans_and_flags(rate)
+    return rate

@@ -1,0 +1,72 @@
+"""Twins of the outlier detection: medians in words, one pixel after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["OUTLIER_TWINS", "middle_interval", "official_median", "source_ratio", "unfit_removed"]
+
+
+def source_ratio(values: np.ndarray, lost: np.ndarray, ground: np.ndarray, source: np.ndarray) -> float:
+    """Median of (value - ground) / source over the pixels that are there; all [pixel]."""
+    ratios = [
+        (float(v) - float(g)) / float(s)
+        for v, bad, g, s in zip(values, lost, ground, source, strict=True)
+        if not bad and np.isfinite(v)
+    ]
+    return float(np.median(ratios)) if ratios else np.nan
+
+
+def unfit_removed(value: float, bad: bool, level: float = 1.0, share: float = 0.0) -> float:
+    """Make a sample as it would be at level 1; NaN when it is unfit."""
+    if bad:
+        return np.nan
+    return float(value) / (1.0 + (level - 1.0) * share)
+
+
+def middle_interval(samples: np.ndarray) -> tuple[float, float]:
+    """Find the two middle values of the good samples, equal for odd counts; NaN without any."""
+    good = sorted(float(one) for one in samples if not np.isnan(one))
+    if not good:
+        return np.nan, np.nan
+    return good[(len(good) - 1) // 2], good[len(good) // 2]
+
+
+def official_median(cube: np.ndarray, width: int) -> np.ndarray:
+    """Median that the official step compares each integration with (spec stages 2-3, C.1).
+
+    Parameters
+    ----------
+    cube : float32 [integration, y, x]
+        Slopes of a file, NaN where the weight is low if ``1 < width < n``.
+    width
+        Window.
+    """
+    n = len(cube)
+    if not 1 < width < n:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.broadcast_to(np.nanmedian(cube, axis=0), cube.shape)
+    out = np.full(cube.shape, np.nan)
+    half = width // 2
+    for start in range(n - width + 1):
+        out[start + half] = np.median(cube[start : start + width], axis=0)
+    for edge in range(half):
+        out[edge] = out[half]
+    last = n - 1 - half if width % 2 else n - half
+    for edge in range(last + 1, n):
+        out[edge] = out[last]
+    return out
+
+
+OUTLIER_TWINS: dict[str, Any] = {
+    "source_level.source_level": source_ratio,
+    "outlier_detection.divide_level": unfit_removed,
+    "outlier_detection.count_outliers": middle_interval,
+    "outlier_segment.keep_samples": unfit_removed,
+    "outlier_segment.flag_against_median": official_median,
+}

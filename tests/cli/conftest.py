@@ -16,9 +16,9 @@ import sys, time
 import tsostream.run.plan, tsostream.run.chain as chain
 tsostream.run.plan.BLOCK_BYTES = 1
 work = chain.{what}
-def slow(self, raw):
+def slow(self, *given):
     time.sleep({seconds})
-    return work(self, raw)
+    return work(self, *given)
 chain.{what} = slow
 from tsostream.__main__ import main
 main()

@@ -249,7 +249,7 @@ def _wait_for_rows(out, run):
 def test_a_signal_closes_the_output(spawn, arguments, tmp_path, number):
     """Exit code 130, status interrupted, and a line that says how far it got."""
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments, "--out", out, "--workers", 1, slow="Chain.measure", seconds=0.1)
+    run = spawn(*arguments, "--out", out, "--workers", 1, slow="Chain.calibrate", seconds=0.1)
     _wait_for_rows(out, run)
     run.send_signal(number)
     stdout, stderr = run.communicate(timeout=30)
@@ -305,7 +305,7 @@ def test_ignored_signals_stay_ignored(spawn, arguments, tmp_path):
     def ignore():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    run = spawn(*arguments, "--out", out, slow="Chain.measure", seconds=0.03, preexec_fn=ignore)
+    run = spawn(*arguments, "--out", out, slow="Chain.calibrate", seconds=0.03, preexec_fn=ignore)
     _wait_for_rows(out, run)
     run.send_signal(signal.SIGHUP)
     run.communicate(timeout=60)
@@ -316,7 +316,7 @@ def test_ignored_signals_stay_ignored(spawn, arguments, tmp_path):
 def test_a_reader_that_goes_away_does_not_end_the_run(spawn, arguments, tmp_path):
     """Stderr closes in the middle (``2>&1 | head``): the light curve is made all the same."""
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments, "--out", out, slow="Chain.measure", seconds=0.03)
+    run = spawn(*arguments, "--out", out, slow="Chain.calibrate", seconds=0.03)
     run.stderr.readline()
     run.stderr.close()
     stdout = run.stdout.read()
@@ -334,13 +334,13 @@ def test_a_failure_on_the_way_keeps_the_rows(spawn, arguments, tmp_path):
         "from tsostream.errors import ReadError\n"
         "import time\n"
         "tsostream.run.plan.BLOCK_BYTES = 1\n"
-        "work = chain.Chain.measure\n"
-        "def fail(self, raw):\n"
+        "work = chain.Chain.finish\n"
+        "def fail(self, block, ring, start):\n"
         "    time.sleep(0.05)\n"
-        "    if raw.first == 30:\n"
+        "    if block.first == 30:\n"
         "        raise {error}('the disk is gone')\n"
-        "    return work(self, raw)\n"
-        "chain.Chain.measure = fail\n"
+        "    return work(self, block, ring, start)\n"
+        "chain.Chain.finish = fail\n"
         "from tsostream.__main__ import main\n"
         "main()\n"
     )
@@ -390,7 +390,7 @@ def test_a_terminal_gets_a_bar(spawn, arguments, tmp_path):
         *arguments,
         "--out",
         tmp_path / "lc.arrow",
-        slow="Chain.measure",
+        slow="Chain.calibrate",
         seconds=0.02,
         stderr=end,
         env=environment,

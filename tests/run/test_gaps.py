@@ -65,9 +65,11 @@ def test_missing_integrations_have_rows(
         np.testing.assert_array_equal(
             rows[f"time_bmjd_tdb_{point}"][~lost], reference[f"time_bmjd_tdb_{point}"][~lost]
         )
-    # the rows that are there do not notice
+    # the rows that are there do not notice, but for outliers, whose windows are shorter beside a gap
+    same = rows["n_outlier"] == reference["n_outlier"]
+    assert np.count_nonzero(~same & ~lost) <= 2
     for name, values in reference.items():
-        np.testing.assert_array_equal(rows[name][~lost], values[~lost], err_msg=name)
+        np.testing.assert_array_equal(rows[name][~lost & same], values[~lost & same], err_msg=name)
 
 
 def test_the_footer_and_the_spectra_know(simulated: Simulated, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from run_helpers import light_curve
 
 import tsostream
 from tsostream.cli.app import tsostream as command
-from tsostream.errors import ConfigError, InputError
+from tsostream.errors import ConfigError
 
 pytestmark = pytest.mark.oracle
 
@@ -20,9 +20,15 @@ pytestmark = pytest.mark.oracle
 def test_rows(name: str, shared: Path, tmp_path: Path) -> None:
     case = shared / "golden" / name
     (plain,) = tsostream.process(
-        case, tmp_path / "a.arrow", refs_dir=case, config="none", skip_steps=("ipc", "rscd", "lastframe")
+        case,
+        tmp_path / "a.arrow",
+        refs_dir=case,
+        config="none",
+        skip_steps=("ipc", "rscd", "lastframe", "outlier_detection"),
     )
-    (out,) = tsostream.process(case, tmp_path / "b.arrow", refs_dir=case, parity="jwst", scratch=tmp_path)
+    # the official outlier detection flags a part of the transit
+    options = {"parity": "jwst", "scratch": tmp_path, "skip_steps": ("outlier_detection",)}
+    (out,) = tsostream.process(case, tmp_path / "b.arrow", refs_dir=case, **options)
     config = tsostream.open(out).metadata["config"]
     assert config["scope"] == "segment"
     assert config["steps"]["jump"]["rejection_threshold"] == 4.0
@@ -60,12 +66,17 @@ def test_refused(options: dict, message: str, shared: Path, tmp_path: Path) -> N
         tsostream.process(case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", **options)
 
 
-def test_slopes_are_refused(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("level", "steps"), [("rateints", 1), ("calints", 1), ("crfints", 0)])
+def test_slopes_go_through_what_is_left_to_do(level: str, steps: int, shared: Path, tmp_path: Path) -> None:
     case = shared / "golden_stage2" / "nrs_sub512"
-    with pytest.raises(InputError, match="--parity jwst is for stage 1"):
-        tsostream.process(
-            case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", level="rateints", config="none"
-        )
+    options = {"refs_dir": case, "level": level, "config": "none"}
+    (out,) = tsostream.process(case, tmp_path / "a.arrow", parity="jwst", **options)
+    config = tsostream.open(out).metadata["config"]
+    assert config["order"].count("outlier_detection") == steps
+    if steps:
+        assert config["steps"]["outlier_detection"]["scope"] == "segment"
+        assert config["steps"]["outlier_detection"]["set_nan"]
+    assert len(light_curve(out)["flux"]) == 40
 
 
 def test_command_line_knows_it() -> None:

@@ -144,16 +144,29 @@ def _cards(prepared: Prepared, measuring: Any, order: int) -> dict[str, Any]:
     info = prepared.exposure.info
     header = info.header
     cards: dict[str, Any] = {
-        "SLTNAME": header.get("SLTNAME") or header.get("FXD_SLIT"),
+        "SLTNAME": header.get("SLTNAME") or header.get("FXD_SLIT") or info.exp_type,
         "SPORDER": order,
         "DISPAXIS": info.dispaxis,
         "DETECTOR": info.detector,
         "SRCTYPE": header.get("SRCTYPE") or header.get("SRCTYAPT"),
     }
     cards |= {key: header.get(key) for key in ("SLIT_RA", "SLIT_DEC", "SOURCEID", "SRCXPOS", "SRCYPOS")}
-    given = getattr(measuring, "cards", {})
-    cards |= given.get(order, {}) if isinstance(given, Mapping) else {}
+    if order == measuring.keys[0][0]:
+        cards |= _limits(measuring.pixeldq.shape, measuring.aperture.pixel)
     return {key: _plain(value) for key, value in cards.items() if value is not None and value != ""}
+
+
+def _limits(shape: tuple[int, int], pixel: np.ndarray) -> dict[str, int]:
+    """Reach of the default aperture, 1-based as the official tables have it."""
+    if not pixel.size:
+        return {}
+    rows, columns = np.unravel_index(pixel, shape)
+    return {
+        "EXTRXSTR": int(columns.min()) + 1,
+        "EXTRXSTP": int(columns.max()) + 1,
+        "EXTRYSTR": int(rows.min()) + 1,
+        "EXTRYSTP": int(rows.max()) + 1,
+    }
 
 
 def _plain(value: Any) -> Any:

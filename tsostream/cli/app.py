@@ -10,6 +10,7 @@ import click
 
 from tsostream import __version__
 from tsostream.cli.demo import demo
+from tsostream.cli.export import export_command
 from tsostream.cli.failures import explain
 from tsostream.cli.inspection import inspect_command
 from tsostream.cli.options import HELP_SETTINGS
@@ -59,11 +60,12 @@ def tsostream() -> None:
     What do I have here?          tsostream inspect jw*_uncal.fits --refs references/
     Reduce it:                    tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
     Watch it grow:                tsostream tail lc.arrow
+    Hand it to another tool:      tsostream export lc.arrow --to whtlt
     Read it in Python:            tsostream.open("lc.arrow").to_pandas()
 
     Every command explains itself: tsostream process --help.
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for _command in (process, inspect_command, tail, replay, simulate_command, refs, demo):
+for _command in (process, inspect_command, tail, replay, simulate_command, refs, export_command, demo):
     tsostream.add_command(_command)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from tsostream.errors import InputError, Problem
 from tsostream.records.metadata import decode_metadata, merge_metadata
 from tsostream.records.schema import KEY_COLUMNS
+from tsostream.sinks.export import Exports
 from tsostream.sinks.journal import read_journal
 from tsostream.sinks.messages import (
     ARROW_ERRORS,
@@ -248,7 +249,7 @@ class Bins(ListTable):
         return self._per_element("bin_dt_eff_s", order)
 
 
-class LightCurve(OutputFile):
+class LightCurve(OutputFile, Exports):
     """The light curve of a run, and through it the spectra.
 
     Examples
@@ -259,6 +260,7 @@ class LightCurve(OutputFile):
         lc.status, lc.metadata["..."]
         frame = lc.to_pandas()
         lc.spectra.wavelength(), lc.spectra.array("flux")
+        lc.to_whtlt(), lc.to_timeseries()  # and other formats: `Exports`
     """
 
     _role = LIGHT_CURVE

@@ -33,6 +33,7 @@ HOMES = {
     "numba": {"operators"},
     "pyarrow": {"records", "sinks", "simulate", "live", "replay"},
     "aiofiles": {"files"},
+    "starlette": {"live"},
 }
 #: library -> packages that must not
 STRANGERS = {"astropy": {"operators", "records", "integration"}}

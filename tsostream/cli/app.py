@@ -13,6 +13,7 @@ from tsostream.cli.demo import demo
 from tsostream.cli.export import export_command
 from tsostream.cli.failures import explain
 from tsostream.cli.inspection import inspect_command
+from tsostream.cli.living import live
 from tsostream.cli.options import HELP_SETTINGS
 from tsostream.cli.processing import process
 from tsostream.cli.references import refs
@@ -59,7 +60,7 @@ def tsostream() -> None:
     Try it without any data:      tsostream demo
     What do I have here?          tsostream inspect jw*_uncal.fits --refs references/
     Reduce it:                    tsostream process jw*_uncal.fits --refs references/ --out lc.arrow
-    Watch it grow:                tsostream tail lc.arrow
+    Watch it grow:                tsostream tail lc.arrow    (live: as a page)
     Hand it to another tool:      tsostream export lc.arrow --to whtlt
     Read it in Python:            tsostream.open("lc.arrow").to_pandas()
 
@@ -67,5 +68,5 @@ def tsostream() -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for _command in (process, inspect_command, tail, replay, simulate_command, refs, export_command, demo):
+for _command in (process, inspect_command, tail, live, replay, simulate_command, refs, export_command, demo):
     tsostream.add_command(_command)

@@ -13,8 +13,8 @@ Floats = npt.NDArray[np.float64]
 class Overview:
     """Means over bins of consecutive rows; between ``capacity`` and twice as many bins once it is full.
 
-    Bins hold 1, 2, 4, … rows: when there are too many, neighbours are merged. What a bin holds depends only on the rows
-    before it, not on how they were cut into calls.
+    Bins hold 1, 2, 4, … rows: when there are too many, neighbours are merged. Which rows a bin
+    holds does not depend on how they were cut into calls.
 
     Parameters
     ----------
@@ -51,9 +51,11 @@ class Overview:
             part = slice(done, done + min(room, len(x) - done))
             place = (self.rows + np.arange(part.stop - part.start)) // self.size
             good = np.isfinite(values[part])
-            np.add.at(self._sum, place, np.where(good, values[part], 0.0))
-            np.add.at(self._weight, place, good)
-            np.add.at(self._x, place, x[part])
+            starts = np.flatnonzero(np.diff(place, prepend=-1))
+            bins = slice(place[0], place[-1] + 1)
+            self._sum[bins] += np.add.reduceat(np.where(good, values[part], 0.0), starts, axis=0)
+            self._weight[bins] += np.add.reduceat(good.astype(np.float64), starts, axis=0)
+            self._x[bins] += np.add.reduceat(x[part].astype(np.float64), starts)
             self.rows += part.stop - part.start
             done = part.stop
 

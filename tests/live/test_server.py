@@ -1,0 +1,242 @@
+"""The page's server answers who may ask, and nothing else; a browser shows rows written after it was opened."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from importlib.resources import files
+
+import pytest
+from browser import Browser
+from click.testing import CliRunner
+from row_builders import batches, schemas
+from starlette.testclient import TestClient
+
+from tsostream.cli.app import tsostream
+from tsostream.live.server import ASSETS, Access, is_loopback, make_app
+from tsostream.live.store import Store
+from tsostream.sinks import Output
+
+TOKEN = "a-long-secret"
+
+
+def start(out, rows=50):
+    output = Output.create(out, *schemas(first_integration=1, last_integration=rows, target="STAR"))
+    output.start()
+    return output
+
+
+def client(out, access=None, base="http://127.0.0.1:8337"):
+    return TestClient(make_app(Store(out), access or Access()), base_url=base, follow_redirects=False)
+
+
+def wait_for(ask, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return answer
+
+
+def test_answers(out):
+    output = start(out)
+    output.commit(*batches(1, 30))
+    with client(out) as page:
+        status = wait_for(lambda: (found := page.get("/api/status").json())["rows"] == 30 and found)
+        assert (status["state"], status["total"], status["target"]) == ("growing", 50, "STAR")
+        series = page.get("/api/series", params={"points": 10}).json()
+        assert (series["rows"], len(series["x"]), series["raw"]) == (30, 10, False)
+        picture = page.get("/api/picture").json()
+        assert (picture["columns"], len(picture["x"]), len(picture["edges"])) == (30, 30, 17)
+        output.commit(*batches(31, 20))
+        output.finish("complete")
+        assert wait_for(lambda: page.get("/api/status").json()["state"] == "complete")
+        assert page.get("/api/series", params={"key": "1,0"}).json()["rows"] == 50
+        assert page.get("/api/series", params={"key": "7,7"}).json() == {"rows": 0}
+        assert page.get("/api/picture", params={"key": "7,7"}).json() == {"columns": 0}
+        assert page.get("/api/series", params={"points": "many"}).status_code == 400
+        assert len(page.get("/api/series", params={"points": 10**9}).json()["x"]) == 50
+
+
+def test_before_there_is_anything(out):
+    with client(out) as page:
+        assert page.get("/api/status").json()["state"] == "waiting"
+        assert page.get("/api/series").json() == {"rows": 0}
+        assert page.get("/api/picture").json() == {"columns": 0}
+
+
+def test_nothing_but_the_page_is_served(out):
+    with client(out) as page:
+        for path in ASSETS:
+            assert page.get(path).status_code == 200, path
+            assert page.post(path).status_code == 405
+        for path in (
+            "/lc.arrow",
+            "/page.html",
+            "/../pyproject.toml",
+            "/%2e%2e/server.py",
+            "/docs",
+            "/openapi.json",
+        ):
+            assert page.get(path).status_code == 404, path
+        headers = page.get("/").headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1:8337", True), ("localhost:8337", True), ("[::1]:8337", True), ("LOCALHOST", True),
+        ("evil.example", False), ("127.0.0.1.evil.example:8337", False), ("", False), ("[::1", False),
+        ("192.168.0.7:8337", False), ("127.0.0.1@evil.example", False),
+    ],
+)  # fmt: skip
+def test_host_header(out, host, known):
+    """Another page in the same browser may point its own name at our address (DNS rebinding)."""
+    with client(out) as page:
+        answer = page.get("/api/status", headers={"host": host})
+        assert answer.status_code == (200 if known else 421)
+
+
+def test_token(out):
+    access = Access("192.168.0.7", TOKEN)
+    with client(out, access, "http://192.168.0.7:8337") as page:
+        for path in (*ASSETS, "/api/status", "/events"):
+            assert page.get(path).status_code == 401
+        assert page.get("/?token=wrong-secret").status_code == 401
+        assert page.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        answer = page.get("/", params={"token": TOKEN})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert "HttpOnly" in answer.headers["set-cookie"]
+        assert "SameSite=strict" in answer.headers["set-cookie"]
+        assert page.get("/").status_code == 200
+        assert page.get("/", headers={"host": "evil.example"}).status_code == 421
+    anywhere = Access("0.0.0.0", TOKEN)
+    assert anywhere.knows_host("my.machine:8337")
+    assert not Access("0.0.0.0", None).knows_host("my.machine:8337")
+
+
+def test_loopback_is_told_from_the_rest():
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.7", "example.org", "")))
+
+
+def test_refusals_of_the_command(out, tmp_path, monkeypatch):
+    monkeypatch.delenv("TSOSTREAM_TOKEN", raising=False)
+
+    def said(*given):
+        result = CliRunner().invoke(tsostream, ["live", *map(str, given)])
+        assert result.exit_code == 2, result.output
+        return result.stderr
+
+    assert "there is no token" in said(out, "--host", "0.0.0.0")
+    assert "too short" in said(out, "--host", "0.0.0.0", "--token", "short")
+    (tmp_path / "text").write_text("this is no Arrow file, and long enough to tell\n")
+    assert "is not an Arrow file" in said(tmp_path / "text")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "cannot listen" in said(out, "--port", taken.getsockname()[1])
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    """No address of another server in what we wrote; the library's licence is shipped with it."""
+    for name in ("page.html", "page.css", "page.js", "view.js"):
+        assert "http" not in files("tsostream.live").joinpath("page", name).read_text(), name
+    assert "MIT" in files("tsostream.live").joinpath("page", "uPlot.LICENSE").read_text()
+
+
+@pytest.fixture
+def served(out):
+    """The command in a process of its own; the address it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tsostream", "live", str(out), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process.stdout.readline().strip(), process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_events_tell_new_rows(out, served):
+    address, process = served
+    with urllib.request.urlopen(f"{address}events", timeout=30) as stream:
+        news = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+        assert next(news)["state"] == "waiting"
+        output = start(out)
+        output.commit(*batches(1, 30))
+        assert next(one for one in news if one["rows"])["rows"] == 30
+        output.finish("complete")
+        assert next(one for one in news if one["state"] == "complete")["rows"] == 30
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{address}lc.arrow", timeout=30)
+    process.send_signal(2)
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.skipif(not Browser.available(), reason="no chromium and chromedriver here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(out, served, width):
+    address, _ = served
+    browser = Browser(width=width)
+    try:
+        browser.open(address)
+        browser.until("return status && status.state === 'waiting'")
+        output = start(out, 4000)
+        for first in range(1, 3001, 250):
+            output.commit(*batches(first, 250))
+        browser.until("return series && series.rows === 3000 && picture && picture.columns > 100")
+        assert "3000 / 4000" in browser.run("return document.getElementById('facts').textContent")
+        # rows written while it is looked at
+        output.commit(*batches(3001, 500))
+        browser.until("return series.rows === 3500")
+        # something is drawn in every chart
+        blank = (
+            "return [...document.querySelectorAll('section:not([hidden]) canvas')]"
+            ".filter(c => c.width > 130 && !c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v))"
+            ".length"
+        )
+        assert browser.run(blank) == 0
+        # nothing stands out of a narrow screen
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        # of a part of the run the server is asked for that part only
+        _zoom(browser, narrow=width < 700)
+        browser.until("return viewOf.range !== null && series.rows < 1500")
+        before = browser.run("return [viewOf.range.min, viewOf.range.max]")
+        # a zoomed view stays where it is while rows come
+        output.commit(*batches(3501, 500))
+        output.finish("complete")
+        browser.until("return status.state === 'complete' && status.rows === 4000")
+        assert browser.run("return [viewOf.range.min, viewOf.range.max]") == before
+        browser.run("document.getElementById('all').click()")
+        browser.until("return series.rows === 4000")
+        browser.run("document.getElementById('residual').click()")
+        browser.until("return !asking")
+        assert [text for text in browser.complaints() if "favicon" not in text] == []
+    finally:
+        browser.close()
+
+
+def _zoom(browser: Browser, *, narrow: bool) -> None:
+    """Drag over a part of the light curve; on a small screen fingers move it, so press the button there."""
+    if narrow:
+        browser.run("document.getElementById('latest').click()")
+        return
+    left, top, wide = browser.run(
+        "const r = document.querySelector('#white .u-over').getBoundingClientRect();"
+        "return [Math.round(r.left), Math.round(r.top), Math.round(r.width)]"
+    )
+    move = {"type": "pointerMove", "duration": 50, "y": top + 50}
+    press, release = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
+    middle = left + wide // 2
+    steps = [{**move, "x": middle}, press, {**move, "x": middle + 40}, release]
+    browser.act("pointer", steps, parameters={"pointerType": "mouse"})

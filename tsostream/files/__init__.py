@@ -7,7 +7,7 @@ from tsostream.files.reader import BLOCK_BYTES, OnError, block_length, buffer_by
 from tsostream.files.segment import Extension, SegmentFile, open_segment
 from tsostream.files.times import TIME_FLAGS, SegmentTimes, header_disagreement, header_times
 from tsostream.files.wavelengths import fit_to_frame, wavelength_image, wavelength_maps
-from tsostream.files.wcs import gwcs_wavelengths
+from tsostream.files.wcs import gwcs_wavelengths, sky_coordinates
 
 __all__ = [
     "BLOCK_BYTES",
@@ -30,6 +30,7 @@ __all__ = [
     "open_segment",
     "read_blocks",
     "read_sync",
+    "sky_coordinates",
     "wavelength_image",
     "wavelength_maps",
 ]

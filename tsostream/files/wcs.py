@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from astropy.io import fits
 
 from tsostream.errors import ConfigError, Problem
 
-__all__ = ["MISSING_EXTRA", "gwcs_wavelengths"]
+__all__ = ["MISSING_EXTRA", "gwcs_wavelengths", "sky_coordinates"]
 
 Array = npt.NDArray[np.float64]
 
@@ -70,6 +72,54 @@ def gwcs_wavelengths(path: str | Path, *, orders: tuple[int, ...] = (1,)) -> dic
         if wcs.n_inputs_of_ours < 3:
             return dict(zip(orders[:1], result.values(), strict=False))
     return result
+
+
+def sky_coordinates(path: str | Path) -> Callable[[Array, Array], tuple[Array, Array]] | None:
+    """Make a function from pixels to the sky, from the coordinate system of an image.
+
+    Parameters
+    ----------
+    path
+        Product with an ASDF extension.
+
+    Returns
+    -------
+    callable or None
+        ``(x, y) -> (ra, dec)``, 0-based pixels to ICRS [deg], NaN where there is none; None when the file holds no
+        coordinate system of the sky, or the packages that know it are not installed.
+
+    Raises
+    ------
+    ConfigError
+        They fail on this one.
+    """
+    where = str(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
+                if "ASDF" not in hdus:
+                    return None
+                tree = hdus["ASDF"].data["ASDF_METADATA"][0].tobytes()
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _failed(where, error) from error
+    if find_spec("gwcs") is None or find_spec("stdatamodels") is None:
+        return None
+    wcs = _coordinate_system(tree, where)
+    if wcs is None or wcs.n_inputs_of_ours != 2:
+        return None
+
+    def locate(x: Array, y: Array) -> tuple[Array, Array]:
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                found = wcs.call(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        except Exception as error:  # transforms raise many types
+            raise _failed(where, error) from error
+        ra, dec = (np.asarray(getattr(one, "value", one), np.float64) for one in found[:2])
+        return ra, dec
+
+    return locate
 
 
 class _Wcs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tsostream.errors import Problem
-from tsostream.files import Exposure
+from tsostream.files import Exposure, sky_coordinates
+from tsostream.integration.payload import Measurement
 from tsostream.run.order import STATUS
 from tsostream.run.versions import package_versions
 from tsostream.sinks.products import (
@@ -24,7 +25,7 @@ from tsostream.sinks.products import (
 if TYPE_CHECKING:
     from tsostream.run.setup import Prepared
 
-__all__ = ["attach_measured", "measured_bytes", "product_name", "wrong_measured"]
+__all__ = ["attach_measured", "measured_bytes", "product_name", "sky_tap", "wrong_measured"]
 
 #: product -> whether it is of a spectrum
 _SPECTRAL: Final = {"x1dints": True, "whtlt": True, "phot": False}
@@ -73,6 +74,42 @@ def measured_bytes(exposure: Exposure, kind: str) -> int:
         return 4096 + exposure.count * _ROW[kind]
     orders = 3 if exposure.info.exp_type == "NIS_SOSS" else 1
     return spectra_bytes(max(exposure.info.frame_shape), exposure.count, orders)
+
+
+def sky_tap(exposure: Exposure, place: tuple[float, float]) -> Callable[[Measurement], None] | None:
+    """Make a function that adds ``ra`` and ``dec`` of the aperture to what is measured.
+
+    Parameters
+    ----------
+    exposure
+        Of images; the coordinate system of its first file is used.
+    place
+        x and y of an aperture that stands still [px].
+
+    Returns
+    -------
+    callable or None
+        None where the files hold no coordinate system, or the extra ``wcs`` is not installed: then both stay NaN.
+
+    Raises
+    ------
+    ConfigError
+        The coordinate system cannot be used.
+    """
+    locate = None if exposure.info.is_ramp else sky_coordinates(exposure.segments[0].path)
+    if locate is None:
+        return None
+
+    def fill(measurement: Measurement) -> None:
+        shape = (measurement.count, len(measurement.keys))
+        x, y = (
+            np.asarray(measurement.extras.get(name, np.full(shape, where)))
+            for name, where in zip(("aperture_x", "aperture_y"), place, strict=True)
+        )
+        if measurement.columns:
+            measurement.columns["ra"], measurement.columns["dec"] = locate(x, y)
+
+    return fill
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from tsostream.records import (
 )
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
-from tsostream.run.measured import attach_measured
+from tsostream.run.measured import attach_measured, sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
 from tsostream.run.parity.rates import parity_rates
@@ -178,6 +178,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         if note not in prepared.notes:
             observer.message(note)
     steps: tuple[Any, ...] = (measuring,)
+    sky = None
     if isinstance(measuring, BoundOfficialPhotometry):
         # the rest waits until the file is complete: see stream_rows
         steps = (FirstPass(measuring),)
@@ -199,6 +200,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
         }
         measured |= measuring.facts
+        sky = sky_tap(exposure, (measuring.x, measuring.y))
     keys = measuring.keys
     start = describe_start(prepared, scout, measured)
     metadata = encode_metadata(start)
@@ -213,7 +215,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         bins = bins_schema(n_bins=count, flux_unit=unit, metadata=metadata)
     steps, late = late_steps(steps)
     chain = Chain(rates, slopes, steps, keys)
-    return Ready(prepared, scout, chain, start, lc_schema, spectra, bins, late)
+    return Ready(prepared, scout, chain, start, lc_schema, spectra, bins, late, [sky] if sky else [])
 
 
 def stream_rows(

@@ -196,6 +196,8 @@ class BoundRateStep:
         Why the step does nothing for this exposure; empty when it works.
     notes
         What is worth telling once.
+    quiet
+        Whether that it is skipped is no news: the step has nothing to do with such an exposure.
     """
 
     name: str
@@ -206,6 +208,7 @@ class BoundRateStep:
     facts: Mapping[str, Any] = field(default_factory=dict)
     skipped: str = ""
     notes: tuple[str, ...] = ()
+    quiet: bool = False
 
     def push(self, block: Rate) -> list[Rate]:
         """Take a block through the step."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from tsostream.operators.base import Operator
 from tsostream.operators.bin_spectra import BinSpectra
+from tsostream.operators.bkg_subtract import BkgSubtract
 from tsostream.operators.charge_migration import ChargeMigration
 from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.dark_current import DarkCurrent
 from tsostream.operators.dq_init import DqInit
 from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.extract_1d import Extract1d
+from tsostream.operators.extract_2d import Extract2d
 from tsostream.operators.firstframe import Firstframe
 from tsostream.operators.flat_field import FlatField
 from tsostream.operators.gain_scale import GainScale
@@ -22,13 +24,16 @@ from tsostream.operators.outlier_detection import OutlierDetection
 from tsostream.operators.persistence import Persistence
 from tsostream.operators.photom import Photom
 from tsostream.operators.picture_frame import PictureFrame
+from tsostream.operators.pixel_replace import PixelReplace
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.refpix import Refpix
 from tsostream.operators.reset import Reset
 from tsostream.operators.rscd import Rscd
 from tsostream.operators.saturation import Saturation
+from tsostream.operators.srctype import Srctype
 from tsostream.operators.superbias import Superbias
 from tsostream.operators.tso_photometry import TsoPhotometry
+from tsostream.operators.wavecorr import Wavecorr
 from tsostream.operators.white_light import WhiteLight
 
 __all__ = [
@@ -91,9 +96,14 @@ OPERATORS: dict[str, type[Operator]] = {
         Persistence,
         RampFit,
         GainScale,
+        BkgSubtract,
+        Extract2d,
+        Srctype,
+        Wavecorr,
         FlatField,
         Photom,
         OutlierDetection,
+        PixelReplace,
         Extract1d,
         BinSpectra,
         WhiteLight,

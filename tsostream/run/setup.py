@@ -26,7 +26,7 @@ from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
 from tsostream.run.products import ProductPlan, plan_products
 from tsostream.run.resume import State, check_output, check_same_run
 from tsostream.run.scout import ScoutPlan, parse_scout
-from tsostream.run.slopes import SlopeSteps, bind_slopes
+from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 
 __all__ = ["Prepared", "Request", "output_paths", "position_setting", "prepare", "prepare_all"]
@@ -349,7 +349,7 @@ def prepare(
         *map(str, missing.skipped.values()),
     ]
     notes += [
-        f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if step.skipped
+        f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)
     ]
     notes += waves.notes
     if request.resume and state == "new" and out is not None:

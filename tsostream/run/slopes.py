@@ -21,7 +21,7 @@ from tsostream.operators.catalog import CLEANING
 from tsostream.run.config import Config
 from tsostream.run.order import all_steps
 
-__all__ = ["SlopeSteps", "bind_slopes", "image_steps", "slope_steps", "wanted_references"]
+__all__ = ["SlopeSteps", "bind_slopes", "image_steps", "is_news", "slope_steps", "wanted_references"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class SlopeSteps:
         if until_window and self.window is not None:
             found |= self.window.facts
         return found
+
+
+def is_news(step: Any) -> bool:
+    """Whether a bound step is skipped, and that is worth telling."""
+    return bool(step.skipped) and not getattr(step, "quiet", False)
 
 
 def wanted_references(

@@ -51,6 +51,7 @@ from tsostream.run.resume import (
 )
 from tsostream.run.scout import Scout, scout_path
 from tsostream.run.setup import Prepared
+from tsostream.run.slopes import is_news
 from tsostream.run.templates import find_scout
 from tsostream.sinks import Output, open_output
 from tsostream.sinks.products import Resumed
@@ -170,7 +171,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     templates = {**scout.templates(), "wavelength": prepared.wavelengths}
     rates = make_chain(templates)
     slopes = prepared.bind_slopes(rates, templates)
-    notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if step.skipped]
+    notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
     notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
     templates = dict(slopes.templates)
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)

@@ -116,7 +116,9 @@ class BkgSubtract(Operator):
             return done(_unchanged, skipped=f"there are templates for CLEAR only, not for {info.filter}")
         templates = _on_frame(binding.references["bkg"], info)
         if info.nx <= STEP[1]:
-            return done(_unchanged, skipped=f"the subarray ends before the step of the background, column {STEP[0]}")
+            return done(
+                _unchanged, skipped=f"the subarray ends before the step of the background, column {STEP[0]}"
+            )
         if "image" not in binding.templates:
             # bound to see that it fits: the fit comes with the scout
             return done(_unchanged)

@@ -17,14 +17,63 @@ _LEAST = 5.0
 
 
 @kernel
-def _misfit(scale, profile, values, count):
-    total, used = 0.0, 0
+def _sum_short(terms, first, count):
+    """Sum of up to 128 float32 numbers in the order of numpy's, whose last bit decides where a search ends."""
+    total = np.float32(0.0)
+    if count < 8:
+        for k in range(first, first + count):
+            total += terms[k]
+        return total
+    a, b, c, d = terms[first], terms[first + 1], terms[first + 2], terms[first + 3]
+    e, f, g, h = terms[first + 4], terms[first + 5], terms[first + 6], terms[first + 7]
+    whole = count - count % 8
+    for k in range(first + 8, first + whole, 8):
+        a, b, c, d = a + terms[k], b + terms[k + 1], c + terms[k + 2], d + terms[k + 3]
+        e, f, g, h = e + terms[k + 4], f + terms[k + 5], g + terms[k + 6], h + terms[k + 7]
+    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for k in range(first + whole, first + count):
+        total += terms[k]
+    return total
+
+
+@kernel
+def _sum(terms, count):
+    """Sum of float32 numbers in pieces of at most 128."""
+    if count <= 128:
+        return _sum_short(terms, 0, count)
+    # halves of halves, as deep as it takes; the stack holds pieces still to be summed
+    first, length, total = np.empty(32, np.int64), np.empty(32, np.int64), np.empty(32, np.float32)
+    state, n = np.zeros(32, np.int64), 1
+    first[0], length[0] = 0, count
+    result = np.float32(0.0)
+    while n > 0:
+        k = n - 1
+        if length[k] <= 128:
+            result = _sum_short(terms, first[k], length[k])
+            n -= 1
+            continue
+        half = length[k] // 2
+        half -= half % 8
+        if state[k] == 0:
+            state[k], first[n], length[n], state[n] = 1, first[k], half, 0
+            n += 1
+        elif state[k] == 1:
+            total[k], state[k] = result, 2
+            first[n], length[n], state[n] = first[k] + half, length[k] - half, 0
+            n += 1
+        else:
+            result = total[k] + result
+            n -= 1
+    return result
+
+
+@kernel
+def _misfit(scale, profile, values, terms, count):
     for k in range(count):
         one = abs(values[k]) - abs(profile[k]) * scale
-        if one == one:
-            total += one * one
-        used += 1
-    return total / used
+        one = one * one
+        terms[k] = one if one == one else np.float32(0.0)
+    return float(_sum(terms, count) / np.float32(count))
 
 
 @kernel
@@ -36,20 +85,21 @@ def fit_scale(profile, values, count, start):
 
     Parameters
     ----------
-    profile, values : float64 [pixel]
+    profile, values : float32 [pixel]
         Profile, and the column divided by its maximum; absolute values are compared.
     count : int
         Elements that count.
-    start : float64
+    start : float32
         Where the search begins.
 
     Returns
     -------
-    float64
+    float32
         The scale.
     """
-    low, high = start, 1.05 * start
-    f_low, f_high = _misfit(low, profile, values, count), _misfit(high, profile, values, count)
+    terms = np.empty(count, np.float32)
+    low, high = start, np.float32(1.05 * start)
+    f_low, f_high = _misfit(low, profile, values, terms, count), _misfit(high, profile, values, terms, count)
     if f_high < f_low:
         low, high, f_low, f_high = high, low, f_high, f_low
     calls = 2
@@ -57,12 +107,12 @@ def fit_scale(profile, values, count, start):
         if calls >= 200 or (abs(high - low) <= 1e-4 and abs(f_high - f_low) <= 1e-4):
             break
         # the centroid of all points but the worst is the best one
-        reflected = 2.0 * low - high
-        f_reflected = _misfit(reflected, profile, values, count)
+        reflected = np.float32(2.0) * low - high
+        f_reflected = _misfit(reflected, profile, values, terms, count)
         calls += 1
         if f_reflected < f_low:
-            further = 3.0 * low - 2.0 * high
-            f_further = _misfit(further, profile, values, count)
+            further = np.float32(3.0) * low - np.float32(2.0) * high
+            f_further = _misfit(further, profile, values, terms, count)
             calls += 1
             if f_further < f_reflected:
                 high, f_high = further, f_further
@@ -71,19 +121,19 @@ def fit_scale(profile, values, count, start):
         else:
             # with two points the best is also the last but one, so a reflection that is no better is contracted
             if f_reflected < f_high:
-                tried = 1.5 * low - 0.5 * high
-                f_tried = _misfit(tried, profile, values, count)
+                tried = np.float32(1.5) * low - np.float32(0.5) * high
+                f_tried = _misfit(tried, profile, values, terms, count)
                 better = f_tried <= f_reflected
             else:
-                tried = 0.5 * low + 0.5 * high
-                f_tried = _misfit(tried, profile, values, count)
+                tried = np.float32(0.5) * low + np.float32(0.5) * high
+                f_tried = _misfit(tried, profile, values, terms, count)
                 better = f_tried < f_high
             calls += 1
             if better:
                 high, f_high = tried, f_tried
             else:
-                high = low + 0.5 * (high - low)
-                f_high = _misfit(high, profile, values, count)
+                high = low + np.float32(0.5) * (high - low)
+                f_high = _misfit(high, profile, values, terms, count)
                 calls += 1
         if f_high < f_low:
             low, high, f_low, f_high = high, low, f_high, f_low
@@ -94,10 +144,10 @@ def fit_scale(profile, values, count, start):
 def _median(values, count):
     """Median of the first ``count`` values, NaN without any; NaN never stands among them."""
     if count == 0:
-        return np.nan
+        return np.float32(np.nan)
     part = np.sort(values[:count])
     half = count // 2
-    return part[half] if count % 2 else 0.5 * (part[half - 1] + part[half])
+    return part[half] if count % 2 else np.float32(0.5) * (part[half - 1] + part[half])
 
 
 @kernel
@@ -121,7 +171,7 @@ def _collect(plane, i, lost, columns, norms, top, bottom, root, work, out):
             x = columns[k]
             if x < 0 or lost[y, x]:
                 continue
-            value = float(plane[i, y, x])
+            value = plane[i, y, x]
             value = (np.sqrt(value) if root else value) / norms[k]
             if value == value:
                 work[n] = value
@@ -132,15 +182,15 @@ def _collect(plane, i, lost, columns, norms, top, bottom, root, work, out):
 @kernel
 def _norms(data, err, i, lost, columns, top, bottom, norms):
     """Largest absolute value of each neighbouring column; 1 where nothing in them is significant."""
-    snr = -1.0
+    snr = np.float32(-1.0)
     for k in range(columns.size):
-        norms[k] = np.nan
+        norms[k] = np.float32(np.nan)
         if columns[k] < 0:
             continue
         for y in range(top, bottom):
             if lost[y, columns[k]]:
                 continue
-            value = abs(float(data[i, y, columns[k]]))
+            value = abs(data[i, y, columns[k]])
             if value == value and not (norms[k] >= value):
                 norms[k] = value
             ratio = value / err[i, y, columns[k]]
@@ -170,9 +220,10 @@ def replace_profiles(data, err, var_poisson, var_rnoise, var_flat, bits, reach):
     ny, nx = data.shape[1], data.shape[2]
     has_flat = var_flat.shape[0] > 0
     lost, outside = np.empty((ny, nx), np.bool_), np.empty((ny, nx), np.bool_)
-    columns, norms, work = np.empty(2 * reach, np.int64), np.empty(2 * reach), np.empty(max(2 * reach, 1))
-    profiles = np.empty((5, ny))
-    model, values = np.empty(ny), np.empty(ny)
+    # float32 throughout, as the official step: its search for the scale ends where rounding decides
+    columns, norms = np.empty(2 * reach, np.int64), np.empty(2 * reach, np.float32)
+    work, profiles = np.empty(2 * reach, np.float32), np.empty((5, ny), np.float32)
+    model, values = np.empty(ny, np.float32), np.empty(ny, np.float32)
     for i in range(data.shape[0]):
         top, bottom = _limits(bits, i, 0)
         left, right = _limits(bits, i, 1)
@@ -199,35 +250,35 @@ def replace_profiles(data, err, var_poisson, var_rnoise, var_flat, bits, reach):
             _collect(var_rnoise, i, lost, columns, norms, top, bottom, True, work, profiles[3])
             if has_flat:
                 _collect(var_flat, i, lost, columns, norms, top, bottom, True, work, profiles[4])
-            count, largest = 0, -np.inf
+            count, largest = 0, np.float32(-np.inf)
             for y in range(top, bottom):
-                value = float(data[i, y, x])
+                value = data[i, y, x]
                 if not lost[y, x] and value == value:
                     model[count], values[count] = profiles[0, y], value
                     largest = max(largest, value)
                     count += 1
             if count == 0:
                 continue
-            scale = 1.0
+            fitted, scale = np.float32(1.0), np.float32(1.0)
             if _worth_fitting(norms, columns, model, values, largest, count, work):
-                start = -np.inf
+                start = np.float32(-np.inf)
                 for k in range(count):
                     values[k] /= largest
                     start = max(start, values[k])
-                scale = fit_scale(model, values, count, abs(start)) * largest
+                fitted, scale = fit_scale(model, values, count, abs(start)), largest
             for y in range(top, bottom):
                 if not lost[y, x]:
                     continue
                 if outside[y, x]:
                     data[i, y, x] = np.float32(np.nan)
                     continue
-                value = profiles[0, y] * scale
+                value = profiles[0, y] * fitted * scale
                 data[i, y, x] = value
-                err[i, y, x] = profiles[1, y] * scale
-                var_poisson[i, y, x] = (profiles[2, y] * scale) ** 2
-                var_rnoise[i, y, x] = (profiles[3, y] * scale) ** 2
+                err[i, y, x] = profiles[1, y] * fitted * scale
+                var_poisson[i, y, x] = (profiles[2, y] * fitted * scale) ** 2
+                var_rnoise[i, y, x] = (profiles[3, y] * fitted * scale) ** 2
                 if has_flat:
-                    var_flat[i, y, x] = (profiles[4, y] * scale) ** 2
+                    var_flat[i, y, x] = (profiles[4, y] * fitted * scale) ** 2
                 if value == value:
                     bits[i, y, x] = bits[i, y, x] ^ _LOST ^ _ESTIMATED
 

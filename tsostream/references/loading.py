@@ -29,10 +29,10 @@ from tsostream.references.fits_arrays import (
 )
 from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import header_dict, read_keywords
-from tsostream.references.wavecorr_file import read_wavecorr
 from tsostream.references.small_files import read_extract1d, read_wavelengthrange
 from tsostream.references.soss_files import read_pastasoss
 from tsostream.references.specwcs import read_specwcs
+from tsostream.references.wavecorr_file import read_wavecorr
 
 #: types in JSON and ASDF whose contents are read with the others
 _READERS = {

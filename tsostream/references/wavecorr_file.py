@@ -65,7 +65,9 @@ def _table(model: Any, name: str) -> dict[str, npt.NDArray]:
     wave, place = (np.array(getattr(one, "value", one), np.float64) for one in points)
     table = np.array(getattr(lookup, "value", lookup), np.float64)
     if table.shape != (len(wave), len(place)) or min(table.shape) < 2:
-        raise ValueError(f"the table of aperture {name} has the shape {table.shape}, its axes {len(wave)}, {len(place)}")
+        raise ValueError(
+            f"the table of aperture {name} has the shape {table.shape}, its axes {len(wave)}, {len(place)}"
+        )
     # an axis may run backwards
     wave_order, place_order = np.argsort(wave), np.argsort(place)
     table = table[np.ix_(wave_order, place_order)]

@@ -179,11 +179,30 @@ def make_wavelengthrange(info: ExposureInfo, rng: np.random.Generator) -> Refere
     return Reference("wavelengthrange", "test_wavelengthrange.asdf", {}, {"WAVELENGTHRANGE": rows})
 
 
+def make_bkg(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make two templates of the background."""
+    templates = rng.uniform(0.9, 1.1, (2, *info.frame_shape)).astype(np.float32)
+    templates.flags.writeable = False
+    return Reference("bkg", "test_bkg.fits", {"SCI": templates})
+
+
+def make_wavecorr(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make a table of zero-point offsets."""
+    wave, place = np.linspace(0.5, 5.5, 6), np.linspace(-0.5, 0.5, 5)
+    offset = 0.4 * place * np.ones((6, 1)) + 0.01 * wave[:, None]
+    arrays = {"WAVE,S1600A1": wave, "POSITION,S1600A1": place, "OFFSET,S1600A1": offset}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Reference("wavecorr", "test_wavecorr.asdf", arrays)
+
+
 #: reference type -> how to make it
 RECIPES: dict[str, Callable[[ExposureInfo, np.random.Generator], Reference]] = {
     "apcorr": make_apcorr,
     "emicorr": make_emicorr,
+    "bkg": make_bkg,
     "fflat": make_fflat,
+    "wavecorr": make_wavecorr,
     "sflat": partial(make_cube_flat, name="sflat"),
     "dflat": partial(make_cube_flat, name="dflat"),
     "photom": make_photom,

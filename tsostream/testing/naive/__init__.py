@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tsostream.testing.naive.aperture import measure_columns, solve_system
+from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.jumps import flag_jumps
 from tsostream.testing.naive.outliers import OUTLIER_TWINS
@@ -36,6 +37,7 @@ __all__ = ["TWINS"]
 
 #: ``module.kernel`` below ``tsostream.operators`` -> the twin that answers for it
 TWINS: dict[str, Callable[..., Any]] = {
+    **CALIBRATION_TWINS,
     **CORRECTION_TWINS,
     **OUTLIER_TWINS,
     "decode.decode_samples": decode_words,

@@ -96,7 +96,9 @@ def test_the_step_and_the_right_template_are_found(tmp_path: Path) -> None:
     reference = load_reference(write(tmp_path / "b.fits", templates()), "bkg", info, notes=[])
     rate.data[...] = np.random.default_rng(1).normal(3.0 * templates()[1], 0.1, rate.data.shape)
     image = np.median(rate.data, axis=0)
-    step = BkgSubtract(soss_source_percentile=95).bind(Binding(info, {"bkg": reference}, None, {"image": image}))
+    step = BkgSubtract(soss_source_percentile=95).bind(
+        Binding(info, {"bkg": reference}, None, {"image": image})
+    )
     assert "template 1" in step.notes[0]
     before = rate.data.copy()
     (out,) = step.push(rate)

@@ -51,11 +51,14 @@ class WaveMap:
         SUBSTRT1, SUBSTRT2 of the array's first pixel (1-based detector pixels); None where the file does not tell.
     window
         SLTSTRT1, SLTSTRT2 of a cutout (1-based subarray pixels); None where it is none.
+    corrected
+        Whether the place of the source in the slit is allowed for already (S_WAVCOR).
     """
 
     values: Array
     corner: tuple[int, int] | None = None
     window: tuple[int, int] | None = None
+    corrected: bool = False
 
 
 def wavelength_image(path: str | Path, *, scratch: Path | None = None) -> dict[int, Array]:
@@ -183,7 +186,9 @@ def _from_fits(path: Path, where: str) -> dict[int, WaveMap]:
         if isinstance(padding, int) and 0 < 2 * padding < min(image.shape):
             image = image[padding:-padding, padding:-padding]
         window = _pair({**main, **hdu.header}, "SLTSTRT1", "SLTSTRT2")
-        result[order] = WaveMap(_in_micrometres(image, hdu.header.get("BUNIT"), where), corner, window)
+        corrected = str(main.get("S_WAVCOR", "")).strip().upper() == "COMPLETE"
+        values = _in_micrometres(image, hdu.header.get("BUNIT"), where)
+        result[order] = WaveMap(values, corner, window, corrected)
     if result:
         return result
     for index, hdu in enumerate(scan.hdus):

@@ -327,6 +327,7 @@ def prepare(
     rates = bind_rates(config, info, loaded.references, {})
     # without the scout: to see that the steps fit, and what windows will hold
     known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
+    known["slit"] = dict(waves.facts or {})
     slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
     if request.parity is not None:
         check_parity(request, config, info, loaded.references)

@@ -168,7 +168,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     began = time.perf_counter()
     scout = find_scout(prepared, make_chain, pool, observer)
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
-    templates = {**scout.templates(), "wavelength": prepared.wavelengths}
+    templates = {**scout.templates(), "wavelength": prepared.wavelengths, "slit": prepared.wavelength_facts}
     rates = make_chain(templates)
     slopes = prepared.bind_slopes(rates, templates)
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]

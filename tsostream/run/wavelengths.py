@@ -107,10 +107,16 @@ def find_wavelengths(
 
 
 def _from_file(path: str | Path, info: ExposureInfo, source: str) -> Wavelengths:
-    found = {
-        order: fit_to_frame(one, info, str(path), order=order) for order, one in wavelength_maps(path).items()
-    }
-    return Wavelengths(found, source)
+    maps = wavelength_maps(path)
+    found = {order: fit_to_frame(one, info, str(path), order=order) for order, one in maps.items()}
+    facts: dict[str, Any] = {}
+    for one in maps.values():
+        if one.window is not None and one.values.ndim == 2:
+            facts |= {"SLTSTRT1": one.window[0], "SLTSTRT2": one.window[1]}
+            facts |= {"SLTSIZE2": one.values.shape[0], "SLTSIZE1": one.values.shape[1]}
+        if one.corrected:
+            facts["S_WAVCOR"] = "COMPLETE"
+    return Wavelengths(found, source, facts)
 
 
 def _from_references(info: ExposureInfo, references: Mapping[str, Reference]) -> Wavelengths | None:

@@ -205,8 +205,8 @@ _PRODUCTS = (
         "--products",
         multiple=True,
         metavar="NAME[,NAME]",
-        help="Products to make in the official layout: rate, rateints, ramp (one FITS per input segment), x1dints, "
-        "whtlt, phot (one per exposure). May be repeated.",
+        help="Products to make in the official layout: rate, rateints, ramp, calints, crfints (one FITS per input "
+        "segment), x1dints, whtlt, phot (one per exposure). May be repeated.",
     ),
     grouped(
         "Output",

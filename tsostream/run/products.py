@@ -15,38 +15,32 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.files import Exposure
-from tsostream.files.times import SegmentTimes
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
-from tsostream.references.crds_client import crds_version
 from tsostream.run.config import Config
 from tsostream.run.measured import measured_bytes, product_name, wrong_measured
-from tsostream.run.order import STATUS
-from tsostream.run.versions import package_versions
+from tsostream.run.order import step_order
+from tsostream.run.product_headers import product_specs
 from tsostream.sinks.products import (
     CHUNK_BYTES,
     EXPOSURE_PRODUCTS,
     ProductKind,
     Products,
-    ProductSpec,
     Resumed,
-    Source,
     part_path,
     product_bytes,
     sums_bytes,
 )
 
 if TYPE_CHECKING:
-    from tsostream.operators.base import BoundRampStep
     from tsostream.operators.tile import Tile
     from tsostream.run.chain import Chain
     from tsostream.run.setup import Prepared, Request
-
-    Steps = Sequence[BoundRampStep]
 
 __all__ = ["PRODUCTS", "Planned", "ProductPlan", "attach_products", "plan_products", "product_memory"]
 
@@ -54,15 +48,6 @@ PRODUCTS: Final[tuple[str, ...]] = get_args(ProductKind)
 #: steps whose results the official pipeline saves under another suffix than their name
 _SUFFIX: Final = {"ramp_fit": "1_ramp_fit", "gain_scale": "gain_scaleints"}
 _SLOPES: Final = ("ramp_fit", "gain_scale")
-
-#: reference type -> keyword of its name (``ref_file`` of the official data models)
-_REFERENCE: Final = {
-    "dark": "R_DARK", "emicorr": "R_MIREMI", "flat": "R_FLAT", "gain": "R_GAIN", "ipc": "R_IPC",
-    "lastframe": "R_LASTFR", "linearity": "R_LINEAR", "mask": "R_MASK", "persat": "R_PERSAT",
-    "readnoise": "R_READNO", "refpix": "R_REFPIX", "reset": "R_RESET", "rscd": "R_RSCD",
-    "saturation": "R_SATURA", "sirskernel": "R_SIRSKL", "superbias": "R_SUPERB", "trapdensity": "R_TRPDEN",
-    "trappars": "R_TRPPAR",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,7 @@ class Planned:
     path
         Final name.
     kind
-        ``rateints``, ``rate`` or ``ramp``; ``x1dints``, ``whtlt`` or ``phot``.
+        ``rateints``, ``rate``, ``ramp``, ``calints`` or ``crfints``; ``x1dints``, ``whtlt`` or ``phot``.
     step
         Step whose result it holds; empty for ``--products``.
     segment
@@ -165,7 +150,7 @@ def plan_products(
     kinds = [name for name in asked if name not in EXPOSURE_PRODUCTS]
     whole = [name for name in EXPOSURE_PRODUCTS if name in asked]
     problems = [
-        *_wrong_products(kinds, exposure),
+        *_wrong_products(kinds, exposure, config),
         *wrong_measured(whole, exposure),
         *_wrong_steps(steps, config, exposure),
     ]
@@ -222,38 +207,52 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
 
 
-def _wrong_products(kinds: list[str], exposure: Exposure) -> Iterator[Problem]:
+def _wrong_products(kinds: list[str], exposure: Exposure, config: Config) -> Iterator[Problem]:
+    level = exposure.info.level
     for name in kinds:
         if name not in PRODUCTS:
             known = (*PRODUCTS, *EXPOSURE_PRODUCTS)
             yield Problem(f"there is no product {name!r}", "--products", _near(name, known), "parameter")
-    if kinds and not exposure.info.is_ramp:
+        elif name == "crfints" and level != "crfints" and config.operator("outlier_detection") is None:
+            what = "crfints are what outlier_detection makes, which is skipped"
+            todo = "leave it out, or give --set outlier_detection.skip=false"
+            yield Problem(what, "--products", todo, "parameter")
+    stage_1 = [name for name in kinds if name in ("rate", "rateints", "ramp")]
+    if stage_1 and not exposure.info.is_ramp:
         yield Problem(
-            f"the input holds slopes ({exposure.info.level}): {', '.join(kinds)} are made from uncal files",
+            f"the input holds slopes ({level}): {', '.join(stage_1)} are made from uncal files",
             "--products",
             "leave it out, or give the uncal files",
             "parameter",
         )
+    done = {"calints": ("calints", "crfints"), "crfints": ("crfints",)}
+    for name in kinds:
+        if level in done.get(name, ()):
+            what = f"the input holds {level}: there are no {name} to make from it"
+            yield Problem(what, "--products", "leave it out, or give files of a lower level", "parameter")
 
 
 def _wrong_steps(steps: list[str], config: Config, exposure: Exposure) -> Iterator[Problem]:
-    ramp_steps = [one.name for one in config.operators if one.name in (*MIRI_RAMPS, *NIR_RAMPS)]
+    order = step_order(exposure.info)
+    # all that stand before the measurement have images to save
+    imaging = order[: next(i for i, name in enumerate(order) if name in ("extract_1d", "tso_photometry"))]
+    saved = [one.name for one in config.operators if one.name in imaging]
     for name in steps:
-        if name in ramp_steps and exposure.info.is_ramp:
+        if name in saved:
             continue
         where = "--save-steps"
-        if not exposure.info.is_ramp:
-            what = f"{name} makes nothing to save: the input holds slopes ({exposure.info.level})"
-            yield Problem(what, where, "leave it out, or give the uncal files", "parameter")
-        elif name in config.skipped:
+        if name in config.skipped:
             what = f"the step {name} is skipped, so there is no result to save"
             yield Problem(what, where, f"leave it out, or give --set {name}.skip=false", "parameter")
         elif config.operator(name) is not None:
             yield Problem(
                 f"{name} makes no images; its results are in the output", where, "leave it out", "parameter"
             )
+        elif name in (*MIRI_RAMPS, *NIR_RAMPS) and not exposure.info.is_ramp:
+            what = f"{name} makes nothing to save: the input holds slopes ({exposure.info.level})"
+            yield Problem(what, where, "leave it out, or give the uncal files", "parameter")
         else:
-            yield Problem(f"there is no step {name!r} here", where, _near(name, ramp_steps), "parameter")
+            yield Problem(f"there is no step {name!r} here", where, _near(name, saved), "parameter")
 
 
 def _span(text: str | None, exposure: Exposure, steps: list[str], problems: list[Problem]) -> tuple[int, int]:
@@ -279,7 +278,7 @@ def _span(text: str | None, exposure: Exposure, steps: list[str], problems: list
 def product_path(directory: Path, source: Path, suffix: str) -> Path:
     """``…_nrs1_uncal.fits.gz`` -> ``…_nrs1_<suffix>.fits``."""
     root = re.sub(r"(\.fits?)?(\.gz)?$", "", source.name, flags=re.IGNORECASE)
-    return directory / f"{re.sub(r'_uncal$', '', root)}_{suffix}.fits"
+    return directory / f"{re.sub(r'_(uncal|rateints|calints)$', '', root)}_{suffix}.fits"
 
 
 def _files(
@@ -289,7 +288,11 @@ def _files(
     info = exposure.info
     ramps = (info.ngroups, *info.frame_shape)
     wanted: list[tuple[ProductKind, str, str]] = [(kind, "", kind) for kind in PRODUCTS if kind in kinds]  # type: ignore[misc]
-    wanted += [("rateints" if s in _SLOPES else "ramp", s, _SUFFIX.get(s, s)) for s in steps]
+    if exposure.asn_id:
+        # as the official third stage names them
+        named = {"crfints": f"{exposure.asn_id}_crfints"}
+        wanted = [(kind, step, named.get(suffix, suffix)) for kind, step, suffix in wanted]
+    wanted += [(_step_kind(step), step, _SUFFIX.get(step, step)) for step in steps]
     for kind, step, suffix in wanted:
         for index, segment in enumerate(exposure.segments):
             low, high = segment.first, segment.last
@@ -301,6 +304,13 @@ def _files(
             count = high - low + 1
             shape = ramps if kind == "ramp" else info.frame_shape
             yield Planned(path, kind, step, index, low, count, product_bytes(kind, shape, count))
+
+
+def _step_kind(step: str) -> ProductKind:
+    """Tell what kind of file holds a step's result."""
+    if step in _SLOPES:
+        return "rateints"
+    return "ramp" if step in (*MIRI_RAMPS, *NIR_RAMPS) else "calints"
 
 
 def _wrong_files(plan: ProductPlan, exposure: Exposure, *, overwrite: bool) -> list[Problem]:
@@ -363,7 +373,7 @@ def attach_products(
         To be published when the run is complete; otherwise the files stay as ``.part``.
     """
     plan = prepared.products
-    specs = _specs(prepared, plan, chain) if plan is not None else []
+    specs = product_specs(prepared, plan.files, chain) if plan is not None else []
     # parity products say what the official ones say of a pixel without a slope
     unusable = math.nan if prepared.request.parity is None else 0.0
     replace = prepared.request.overwrite if overwrite is None else overwrite
@@ -379,106 +389,17 @@ def attach_products(
 
     rates = chain.rates
     rates.taps = dict.fromkeys(products.ramp_steps, save_ramps)
-    rates.taps |= dict.fromkeys(products.rate_steps - {""}, save_slopes)
-    if "" in products.rate_steps:
-        chain.taps = {**chain.taps, "slopes": (products.add_rates,)}
+    rates.taps |= dict.fromkeys(products.rate_steps & {*_SLOPES}, save_slopes)
+    for step in products.rate_steps - {*_SLOPES}:
+        # the product without a step is of the slopes as stage 1 leaves them
+        place = step or "slopes"
+        chain.taps = {
+            **chain.taps,
+            place: (*chain.taps.get(place, ()), partial(products.add_rates, step=step)),
+        }
     chain.lost = products.add_lost
     try:
         yield products
     finally:
         rates.taps, chain.taps = {}, {}
         products.close()
-
-
-def _specs(prepared: Prepared, plan: ProductPlan, chain: Chain) -> list[ProductSpec]:
-    """Say of each file what stands in its headers."""
-    exposure, info = prepared.exposure, prepared.exposure.info
-    sources = [
-        Source(
-            segment.path,
-            segment.first,
-            segment.count,
-            SegmentTimes(segment).rows if segment.time_table is not None else None,
-        )
-        for segment in exposure.segments
-    ]
-    # slopes that come ready-made (parity) bring no steps: what they would be is the same
-    steps = chain.rates.steps or prepared.chain({}).steps
-    ramp_steps = [step for step in steps if step.produces == "ramp"]
-    last_ramp = ramp_steps[-1].name if ramp_steps else "decode"
-    planes = {step.name: step.pixeldq for step in ramp_steps}
-    keywords = {"CAL_VER": f"tsostream {package_versions()['tsostream']}", **_crds(prepared)}
-    specs = []
-    for one in plan.files:
-        ramp = one.kind == "ramp"
-        # the product named ramp holds what the fit is given; a step's result is of that step
-        step = one.step or (last_ramp if ramp else "")
-        reach = one.step or ("ramp_fit" if ramp else "")
-        specs.append(
-            ProductSpec(
-                path=one.path,
-                kind=one.kind,
-                source=sources[one.segment],
-                first=one.first,
-                count=one.count,
-                shape=(info.ngroups, *info.frame_shape) if ramp else info.frame_shape,
-                step=step,
-                unit="DN" if ramp else "DN/s",
-                keywords=keywords,
-                sections={
-                    "Reference file information": _reference_names(prepared, steps, step),
-                    "Reference file contents (sha256)": _reference_hashes(prepared, steps, step),
-                    "Calibration step information": _step_status(prepared, steps, step, reach),
-                },
-                pixeldq=planes.get(step, chain.rates.pixeldq) if ramp else None,
-            )
-        )
-    return specs
-
-
-def _crds(prepared: Prepared) -> dict[str, Any]:
-    if not prepared.crds_context:
-        return {}
-    return {"CRDS_VER": crds_version(), "CRDS_CTX": prepared.crds_context}
-
-
-def _until(steps: Steps, step: str) -> list[str]:
-    """Names of the steps up to one of them, all for an empty name; none for ``decode``."""
-    names = [one.name for one in steps]
-    if step == "decode":
-        return []
-    return names[: names.index(step) + 1] if step else names
-
-
-def _step_status(prepared: Prepared, steps: Steps, step: str, reach: str) -> dict[str, str]:
-    """Keyword -> COMPLETE or SKIPPED: steps that ran up to ``step``, and those left out before ``reach``."""
-    done = _until(steps, step)
-    status = {STATUS[one.name]: "SKIPPED" if one.skipped else "COMPLETE" for one in steps if one.name in done}
-    order = MIRI_RAMPS if prepared.exposure.info.is_miri else NIR_RAMPS
-    before = order[: order.index(reach)] if reach in order else order
-    status |= {STATUS[name]: "SKIPPED" for name in before if name not in done}
-    return status
-
-
-def _used_references(prepared: Prepared, steps: Steps, step: str) -> list[str]:
-    """Types of the references of the steps up to ``step`` that have a keyword."""
-    done = {one.name for one in steps if not one.skipped} & {*_until(steps, step)}
-    users = prepared.config.users(prepared.exposure.info)
-    return [
-        name for name in users if name in prepared.references and name in _REFERENCE and done & {*users[name]}
-    ]
-
-
-def _reference_names(prepared: Prepared, steps: Steps, step: str) -> dict[str, str]:
-    """Keyword -> name, of the references of the steps up to ``step``."""
-    names = {}
-    for name in _used_references(prepared, steps, step):
-        scheme = "crds://" if prepared.sources.get(name, "").startswith("CRDS") else ""
-        names[_REFERENCE[name]] = scheme + prepared.references[name].name
-    return names
-
-
-def _reference_hashes(prepared: Prepared, steps: Steps, step: str) -> dict[str, str]:
-    """Keyword (``H_DARK`` beside ``R_DARK``) -> sha256 of the file: a name alone does not tell its content."""
-    used = _used_references(prepared, steps, step)
-    return {"H" + _REFERENCE[name][1:]: prepared.references[name].sha256 for name in used}

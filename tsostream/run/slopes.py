@@ -53,13 +53,6 @@ class SlopeSteps:
         window = () if self.window is None else (self.window,)
         return (*self.calibration, *window, *self.cleaning)
 
-    def facts(self, *, until_window: bool = False) -> dict[str, Any]:
-        """Keywords that products carry after the calibration, or after the window step."""
-        found = {key: value for step in self.calibration for key, value in step.facts.items()}
-        if until_window and self.window is not None:
-            found |= self.window.facts
-        return found
-
 
 def is_news(step: Any) -> bool:
     """Whether a bound step is skipped, and that is worth telling."""

@@ -8,7 +8,13 @@ product     model       extensions                                              
 rateints    CubeModel   SCI, ERR, DQ, INT_TIMES, VAR_POISSON, VAR_RNOISE            one integration
 rate        ImageModel  SCI, ERR, DQ, VAR_POISSON, VAR_RNOISE                       all at once, at the end
 ramp        RampModel   SCI, PIXELDQ, GROUPDQ, INT_TIMES                            one integration
+calints,    CubeModel   SCI, ERR, DQ, INT_TIMES, VAR_POISSON, VAR_RNOISE,           one integration
+crfints                 VAR_FLAT, AREA
+and of      SlitModel   SCI, ERR, DQ, WAVELENGTH, VAR_POISSON, VAR_RNOISE,          one integration
+spectra                 VAR_FLAT, INT_TIMES, AREA
 ==========  ==========  ==========================================================  ====================
+
+VAR_FLAT, WAVELENGTH and AREA are there where they are known. Spectra of SOSS are CubeModels without wavelengths.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from astropy.io import fits
 
 from tsostream.errors import InputError, Problem
 from tsostream.integration import dq
@@ -50,9 +57,15 @@ __all__ = [
 
 Array = npt.NDArray
 
-ProductKind = Literal["rateints", "rate", "ramp"]
+ProductKind = Literal["rateints", "rate", "ramp", "calints", "crfints"]
 
-_MODELS: dict[ProductKind, str] = {"rateints": "CubeModel", "rate": "ImageModel", "ramp": "RampModel"}
+_MODELS: dict[ProductKind, str] = {
+    "rateints": "CubeModel",
+    "rate": "ImageModel",
+    "ramp": "RampModel",
+    "calints": "CubeModel",
+    "crfints": "CubeModel",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,14 @@ class ProductSpec:
         Title -> keyword -> value: references, steps.
     pixeldq : uint32 [y, x], optional
         Flags of the pixels, for ramps.
+    science
+        Keywords of SCI that are not the input's.
+    slit
+        Whether calibrated slopes are those of a spectrum cut out.
+    has_flat
+        Whether they have a flat-field variance.
+    planes
+        ``WAVELENGTH, AREA`` float32 [y, x], as far as they are known.
     """
 
     path: Path
@@ -114,6 +135,15 @@ class ProductSpec:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pixeldq: Array | None = field(default=None, repr=False)
+    science: Mapping[str, Any] = field(default_factory=dict)
+    slit: bool = False
+    has_flat: bool = False
+    planes: Mapping[str, Array] = field(default_factory=dict, repr=False)
+
+    @property
+    def static(self) -> dict[str, Array]:
+        """Planes that are the same for all integrations."""
+        return dict(self.planes) if self.pixeldq is None else {"PIXELDQ": self.pixeldq, **self.planes}
 
     @property
     def last(self) -> int:
@@ -134,12 +164,14 @@ class ProductSpec:
             "DATE": now,
             "FILENAME": self.path.name,
             **self.keywords,
-            "DATAMODL": _MODELS[self.kind],
+            "DATAMODL": "SlitModel" if self.slit else _MODELS[self.kind],
             "INTSTART": self.first,
             "INTEND": self.last,
         }
         header = primary_header(carry(primary, primary=True), values, self.sections)
-        return make_layout(header, self._extensions(carry(science, primary=False)))
+        cards = [card for card in carry(science, primary=False) if card.keyword not in self.science]
+        cards += [fits.Card(key, value) for key, value in self.science.items()]
+        return make_layout(header, self._extensions(cards))
 
     def _extensions(self, cards: Sequence[Any]) -> list[Image | Table]:
         n, shape = self.count, self.shape
@@ -152,6 +184,8 @@ class ProductSpec:
                 Image("GROUPDQ", "u1", cube),
                 *table,
             ]
+        if self.kind in ("calints", "crfints"):
+            return self._calibrated(cards, table)
         one = self.kind == "rate"
         full = shape if one else (n, *shape)
         return [
@@ -163,6 +197,22 @@ class ProductSpec:
             Image("VAR_RNOISE", "f4", full, cube=not one),
         ]
 
+    def _calibrated(self, cards: Sequence[Any], table: list[Image | Table]) -> list[Image | Table]:
+        """List the extensions of calibrated slopes; tools that count them expect SCI, ERR, DQ first."""
+        cube = (self.count, *self.shape)
+        variances = ["VAR_POISSON", "VAR_RNOISE", *(["VAR_FLAT"] if self.has_flat else [])]
+        planes = {name: [Image(name, "f4", self.shape, cube=False)] for name in self.planes}
+        return [
+            Image("SCI", "f4", cube, self.unit, cards),
+            Image("ERR", "f4", cube, self.unit),
+            Image("DQ", "u4", cube),
+            *planes.get("WAVELENGTH", []),
+            *([] if self.slit else table),
+            *(Image(name, "f4", cube) for name in variances),
+            *(table if self.slit else []),
+            *planes.get("AREA", []),
+        ]
+
 
 def product_bytes(kind: ProductKind, shape: tuple[int, ...], count: int) -> int:
     """Size of a product, headers roughly [bytes]."""
@@ -171,6 +221,9 @@ def product_bytes(kind: ProductKind, shape: tuple[int, ...], count: int) -> int:
         each, whole = frame * 5 + 52, 4 * int(np.prod(shape[-2:]))
     else:
         each, whole = (0, 20 * frame) if kind == "rate" else (frame * 20 + 52, 0)
+        if kind in ("calints", "crfints"):
+            # flat-field variance, wavelengths and areas where they are known
+            each, whole = each + 4 * frame, 8 * frame
     return each * count + whole + 16 * 2880
 
 
@@ -243,7 +296,7 @@ class Products:
                     spec.layout,
                     spec.first,
                     spec.count,
-                    static={} if spec.pixeldq is None else {"PIXELDQ": spec.pixeldq},
+                    static=spec.static,
                     times=None if spec.kind == "rate" else spec.source.times,
                     overwrite=overwrite,
                     kept=_kept(spec, resume),
@@ -289,22 +342,24 @@ class Products:
                     rate.var_rnoise[part],
                     rate.dq[part],
                     rate.times[part],
+                    None if rate.var_flat is None else rate.var_flat[part],
                 )
             if one.mean is not None:
                 sums = one.mean.add(block)
                 if sums is not None:
                     one.file.write_whole(sums.planes(unusable=self._unusable))
                 continue
-            one.file.write(
-                block.first,
-                {
-                    "SCI": block.data,
-                    "ERR": block.err,
-                    "DQ": block.dq,
-                    "VAR_POISSON": block.var_poisson,
-                    "VAR_RNOISE": block.var_rnoise,
-                },
-            )
+            planes = {
+                "SCI": block.data,
+                "ERR": block.err,
+                "DQ": block.dq,
+                "VAR_POISSON": block.var_poisson,
+                "VAR_RNOISE": block.var_rnoise,
+            }
+            if one.spec.has_flat:
+                # what could not be read has none
+                planes["VAR_FLAT"] = block.err * np.nan if block.var_flat is None else block.var_flat
+            one.file.write(block.first, planes)
 
     def add_ramps(self, first: int, data: Array, groupdq: Array, step: str) -> None:
         """Write ramps [integration, group, y, x] to where they belong.

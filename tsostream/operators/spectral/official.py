@@ -83,7 +83,8 @@ def extract_box(
         None where no background is subtracted.
     """
     ndisp = image.shape[1]
-    usable = np.isfinite(image) & np.isfinite(variance.sum(axis=0))
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(image) & np.isfinite(variance.sum(axis=0))
     level: np.ndarray | None = None
     ground_variance = np.zeros((3, ndisp))
     source = image
@@ -94,7 +95,7 @@ def extract_box(
     counts = np.where(np.isfinite(source), weight, 0.0)
     flux = (np.where(counts != 0, source, 0.0) * counts).sum(axis=0)
     npixels = counts.sum(axis=0)
-    own = _sum_finite(variance * counts**2)
+    own = _sum_finite(variance, counts**2)
     total = np.zeros(ndisp)
     if level is not None:
         with np.errstate(invalid="ignore"):
@@ -104,9 +105,11 @@ def extract_box(
     return OfficialSums(flux, own + ground_variance, total, ground_variance, npixels)
 
 
-def _sum_finite(values: np.ndarray) -> np.ndarray:
-    """Sum over the pixels across without NaN; infinities stay."""
-    return np.where(np.isnan(values), 0.0, values).sum(axis=-2)
+def _sum_finite(variance: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Sum of variance x factor over the pixels across, without NaN; infinities stay where they count."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = variance * factor
+        return np.where(np.isnan(values), 0.0, values).sum(axis=-2)
 
 
 def _smooth(image: np.ndarray, length: int) -> np.ndarray:
@@ -135,7 +138,7 @@ def _median(
     share = (usable & inside).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = share / share.sum(axis=0)
-    return level[None, :], MEDIAN_PENALTY**2 * weight.sum(axis=0) ** 2 * _sum_finite(variance * share**2)
+    return level[None, :], MEDIAN_PENALTY**2 * weight.sum(axis=0) ** 2 * _sum_finite(variance, share**2)
 
 
 def _polynomial(
@@ -156,4 +159,4 @@ def _polynomial(
     # weight of each background pixel in the sum under the aperture
     moments = np.einsum("cd,ic->di", weight, powers)
     effect = np.einsum("cd,jc,dij,di->cd", used, powers, inverse, moments, optimize=True)
-    return level, _sum_finite(variance * effect**2)
+    return level, _sum_finite(variance, effect**2)

@@ -74,9 +74,14 @@ def official_column(
         flux += (image[j] - level[j]) * weight[j]
         npixels += weight[j]
         ground += level[j] * weight[j]
-        own += [0.0 if np.isnan(v) else v * weight[j] ** 2 for v in variance[:, j]]
+        own += [v * weight[j] ** 2 if weight[j] and not np.isnan(v) else 0.0 for v in variance[:, j]]
     shared = (
-        np.array([sum(v[j] * effect[j] ** 2 for j in range(n) if not np.isnan(v[j])) for v in variance])
+        np.array(
+            [
+                sum(v[j] * effect[j] ** 2 for j in range(n) if effect[j] and not np.isnan(v[j]))
+                for v in variance
+            ]
+        )
         * penalty**2
     )
     return {

@@ -16,6 +16,7 @@ import numpy as np
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration.coupling import Coupling, PerIntegration, Template
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.measure import Aperture, Sums
@@ -36,6 +37,8 @@ from tsostream.operators.spectral.series import (
 
 __all__ = ["BoundExtract1d", "Extract1d"]
 
+#: traces, wavelengths and profiles of SOSS
+SOSS_REFERENCES = ("pastasoss", "spectrace", "wavemap", "specprofile", "speckernel")
 #: rows across that must remain for the background
 LEAST_BACKGROUND = 4
 
@@ -230,8 +233,12 @@ class Extract1d(Operator):
     accepts: ClassVar[str] = "rate"
     produces: ClassVar[str] = "measurement"
     optional_references: ClassVar[tuple[str, ...]] = (
-        "gain", "extract1d", "apcorr", "pastasoss", "spectrace", "wavemap", "specprofile", "speckernel", "specwcs",
-    )  # fmt: skip
+        "gain",
+        "extract1d",
+        "apcorr",
+        *SOSS_REFERENCES,
+        "specwcs",
+    )
     #: other names of parameters
     aliases: ClassVar[Mapping[str, str]] = {"width": "extract_width"}
 
@@ -304,6 +311,11 @@ class Extract1d(Operator):
         if self.scope == "segment":
             return PerIntegration()
         return Template(("image", "scatter", "variance", "covariance", "count", "wavelength"))
+
+    def wants(self, info: ExposureInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the references of the mode: the traces of SOSS, the dispersion of MIRI."""
+        own = {"NIS_SOSS": SOSS_REFERENCES, "MIR_LRS-SLITLESS": ("specwcs",)}.get(info.exp_type, ())
+        return (), ("gain", "extract1d", "apcorr", *own)
 
     def bind(self, binding: Binding) -> BoundExtract1d | BoundOfficialExtract1d:
         """Find the trace and prepare the pixel lists."""

@@ -196,6 +196,11 @@ def make_wavecorr(info: ExposureInfo, rng: np.random.Generator) -> Reference:
     return Reference("wavecorr", "test_wavecorr.asdf", arrays)
 
 
+def make_specwcs(info: ExposureInfo, rng: np.random.Generator) -> Reference:
+    """Make a dispersion that nobody reads: wavelengths come with the templates."""
+    return Reference("specwcs", "test_specwcs.fits", {})
+
+
 #: reference type -> how to make it
 RECIPES: dict[str, Callable[[ExposureInfo, np.random.Generator], Reference]] = {
     "apcorr": make_apcorr,
@@ -209,5 +214,6 @@ RECIPES: dict[str, Callable[[ExposureInfo, np.random.Generator], Reference]] = {
     "extract1d": make_extract1d,
     "ipc": make_ipc,
     "rscd": make_rscd,
+    "specwcs": make_specwcs,
     "wavelengthrange": make_wavelengthrange,
 }

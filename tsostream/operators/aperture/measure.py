@@ -18,6 +18,9 @@ JUMP = np.uint32(dq.JUMP_DET)
 OUTLIER = np.uint32(dq.OUTLIER)
 ESTIMATED = np.uint32(dq.FLUX_ESTIMATED)
 
+#: pixels further from the fitted template than so many sigma plus this share of it do not decide the position
+FIT_CLIP = 8.0
+FIT_SHARE = 0.15
 #: template, first and second derivative across, first and second derivative along
 COEFFICIENTS = 5
 
@@ -230,31 +233,65 @@ def _measure_ground(data, vp, vr, bits, a, values, level, level_variance):
 
 
 @kernel
-def _fit_template(data, vp, vr, bits, a, ground, matrix, vector, diagonal, fit, fit_error):
-    """Amplitudes of the template and its derivatives by weighted least squares; lost pixels are left out."""
-    nbasis = a.basis.shape[1]
-    for j in range(nbasis):
+def _add_pixel(matrix, vector, basis, value, weight, sign):
+    """Add a pixel to the normal equations (lower half), or take it out again."""
+    for j in range(vector.size):
+        vector[j] += sign * (weight * value) * basis[j]
+        weighted = sign * weight * basis[j]
+        for k in range(j + 1):
+            matrix[j, k] += weighted * basis[k]
+
+
+@kernel
+def _solve_template(matrix, vector, solution, diagonal):
+    """Solve the normal equations of the template; their lower half is given."""
+    n = vector.size
+    for j in range(n):
+        solution[j] = vector[j]
+        for k in range(j):
+            matrix[k, j] = matrix[j, k]
+    return solve_symmetric(matrix, solution, n, diagonal)
+
+
+@kernel
+def _fit_template(data, vp, vr, bits, a, ground, matrix, vector, solution, diagonal, fit, fit_error):
+    """Amplitudes of the template and its derivatives by weighted least squares.
+
+    Lost pixels are left out, and after a first solution those that are far off: one cosmic ray that nobody flagged
+    would move the source in all columns.
+    """
+    n = a.basis.shape[1]
+    for j in range(n):
         vector[j] = 0.0
-        for k in range(nbasis):
+        for k in range(n):
             matrix[j, k] = 0.0
     for q in range(a.fit_pixel.size):
         p = a.fit_pixel[q]
         level = ground[a.fit_column[q]]
-        if not _usable(data[p], vp[p] + vr[p], bits[p]) or np.isnan(level):
-            continue
-        value = a.fit_weight[q] * (data[p] - level / a.scale[p])
-        for j in range(nbasis):
-            weighted = a.fit_weight[q] * a.basis[q, j]
-            vector[j] += value * a.basis[q, j]
-            for k in range(j + 1):
-                matrix[j, k] += weighted * a.basis[q, k]
-    for j in range(nbasis):
-        for k in range(j):
-            matrix[k, j] = matrix[j, k]
-    solved = solve_symmetric(matrix, vector, nbasis, diagonal)
+        if _usable(data[p], vp[p] + vr[p], bits[p]) and not np.isnan(level):
+            value = data[p] - level / a.scale[p]
+            _add_pixel(matrix, vector, a.basis[q], value, a.fit_weight[q], 1.0)
+    solved = _solve_template(matrix, vector, solution, diagonal)
+    if solved:
+        rejected = 0
+        for q in range(a.fit_pixel.size):
+            p = a.fit_pixel[q]
+            level = ground[a.fit_column[q]]
+            if not _usable(data[p], vp[p] + vr[p], bits[p]) or np.isnan(level):
+                continue
+            model = 0.0
+            for j in range(n):
+                model += solution[j] * a.basis[q, j]
+            value = data[p] - level / a.scale[p]
+            limit = FIT_CLIP / np.sqrt(a.fit_weight[q]) + FIT_SHARE * abs(model)
+            if abs(value - model) > limit:
+                _add_pixel(matrix, vector, a.basis[q], value, a.fit_weight[q], -1.0)
+                rejected += 1
+        if rejected > 0:
+            solved = _solve_template(matrix, vector, solution, diagonal)
     for j in range(fit.size):
-        fit[j] = vector[j] if solved and j < nbasis else np.nan
-        fit_error[j] = np.sqrt(diagonal[j]) if solved and j < nbasis else np.nan
+        fit[j] = solution[j] if solved and j < n else np.nan
+        fit_error[j] = np.sqrt(diagonal[j]) if solved and j < n else np.nan
 
 
 @kernel
@@ -289,6 +326,7 @@ def measure(data, vp, vr, vf, bits, a, out):
     values = np.empty(2 * a.ground_sample, np.float64)
     matrix = np.empty((nbasis, nbasis))
     vector = np.empty(nbasis)
+    solution = np.empty(nbasis)
     diagonal = np.empty(nbasis)
     ratio = np.empty(COEFFICIENTS)
     for i in range(data.shape[0]):
@@ -307,6 +345,7 @@ def measure(data, vp, vr, vf, bits, a, out):
             out.ground[i],
             matrix,
             vector,
+            solution,
             diagonal,
             out.fit[i],
             out.fit_error[i],

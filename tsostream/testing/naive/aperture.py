@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tsostream.integration import dq
+from tsostream.operators.aperture.measure import FIT_CLIP, FIT_SHARE
 
 __all__ = ["measure_columns", "solve_system"]
 
@@ -50,13 +51,20 @@ def _amplitudes(
     p = a.fit_pixel[rows]
     value = data[p].astype(np.float64) - ground[a.fit_column[rows]] / a.scale[p].astype(np.float64)
     basis, weight = a.basis[rows].astype(np.float64), a.fit_weight[rows].astype(np.float64)
-    normal = basis.T @ (basis * weight[:, None])
-    size = np.sqrt(np.diag(normal))
-    if not (size > 0).all() or np.linalg.cond(normal / np.outer(size, size)) > 1e10:
-        return fit, error
-    n = basis.shape[1]
-    fit[:n], diagonal = solve_system(normal, basis.T @ (weight * value))
-    error[:n] = np.sqrt(diagonal)
+    kept = np.ones(len(rows), bool)
+    for _ in range(2):
+        used, share = basis[kept], weight[kept]
+        normal = used.T @ (used * share[:, None])
+        size = np.sqrt(np.diag(normal))
+        if not (size > 0).all() or np.linalg.cond(normal / np.outer(size, size)) > 1e10:
+            return np.full(5, np.nan), np.full(5, np.nan)
+        n = basis.shape[1]
+        fit[:n], diagonal = solve_system(normal, used.T @ (share * value[kept]))
+        error[:n] = np.sqrt(diagonal)
+        # one cosmic ray that nobody flagged would move the source in all columns
+        model = basis @ fit[:n]
+        with np.errstate(divide="ignore"):
+            kept = np.abs(value - model) <= FIT_CLIP / np.sqrt(weight) + FIT_SHARE * np.abs(model)
     return fit, error
 
 

@@ -292,7 +292,7 @@ def test_flux_scale_agrees_with_its_twin(seed: int, share: float) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"algorithm": "LIKELY"}, r"ramp_fit\.algorithm = 'LIKELY'"),
+        ({"algorithm": "GLS"}, r"ramp_fit\.algorithm = 'GLS'"),
         ({"firstgroup": -1}, r"ramp_fit\.firstgroup = -1.*>= 0"),
         ({"supress_one_group": True}, r"did you mean suppress_one_group\?"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from tsostream.testing.parity_table import compare_case, run_case, table
 
@@ -45,3 +46,22 @@ def test_windows_do_not_matter(name: str, window_bytes: int, shared: Path) -> No
             strict=True,
         ):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["miri_sub64", "nrc_subgrism256", "nrs_sub512"])
+def test_likelihood_fit_equals_the_official_one(name: str, shared: Path) -> None:
+    case = shared / "golden" / name
+    result = next(iter(run_case(case, ["ramp_fit.algorithm=LIKELY"])))
+    rows = compare_case(case, result, official="jwst_likely")
+    assert {row.product for row in rows} == {"rateints"}
+    failed = [row for row in rows if not row.passed]
+    if name != "nrs_sub512":
+        assert not failed, "\n".join(table(failed))
+        return
+    # One ramp of 49,152: five groups of one read whose median difference is negative. With read noise alone a factor in
+    # the official two-difference formula is zero but for rounding; where it is exactly zero, 0/0 stops its search.
+    assert all(row.beyond * row.pixels <= 1.01 for row in failed), "\n".join(table(failed))
+    path = next((case / "jwst_likely").glob("*seg001*_rateints.fits*"))
+    differs = np.argwhere(result.slopes.planes.dq != fits.getdata(path, "DQ").astype(np.uint32))
+    for i, y, x in differs:
+        assert np.median(np.diff(result.ramp[i, :, y, x])) < 0

@@ -151,6 +151,8 @@ class BoundRampStep:
         Why the step does nothing for this exposure; empty when it works.
     produces
         ``ramp``, or ``rate`` for the step that fits the ramps and those after it.
+    templates
+        What later steps are told beside the scout's products (``average_dark_current``).
     """
 
     name: str
@@ -159,6 +161,7 @@ class BoundRampStep:
     scratch: Mapping[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict)
     skipped: str = ""
     produces: str = "ramp"
+    templates: Mapping[str, Any] = field(default_factory=dict)
 
     def push(self, block: Ramp) -> list[Ramp] | list[Rate]:
         """Run the step alone on decoded ramps; arrays are changed in place."""

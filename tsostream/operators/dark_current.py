@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+import msgspec
 import numpy as np
 
 from tsostream.integration.coupling import Coupling, Numbered
@@ -14,7 +15,7 @@ from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, Operator, reference_array
 from tsostream.operators.group_planes import subtraction_pass
 
-__all__ = ["DarkCurrent", "group_darks"]
+__all__ = ["DarkCurrent", "average_dark", "group_darks"]
 
 
 def group_darks(frames: np.ndarray, nframes: int, groupgap: int, info: ExposureInfo) -> np.ndarray | None:
@@ -55,6 +56,31 @@ def group_darks(frames: np.ndarray, nframes: int, groupgap: int, info: ExposureI
     return darks
 
 
+def average_dark(reference: Reference, value: float | None, shape: tuple[int, int]) -> np.ndarray:
+    """Average dark current of each pixel, which the ramp fit adds to the rate it takes photon noise from.
+
+    Parameters
+    ----------
+    reference
+        The dark: an image ``AVDRKCUR``, used when its sum is not zero and its shape fits, or a keyword of that name.
+    value
+        The step's parameter, which goes before the reference.
+    shape
+        Of the subarray.
+
+    Returns
+    -------
+    dark : float32 [y, x]
+        The reference's unit is e-/s; like the official step, the fit adds it to DN/s as it is.
+    """
+    if value is None:
+        image = reference.arrays.get("AVDRKCUR")
+        if image is not None and image.shape == shape and np.nansum(image) != 0:
+            return np.ascontiguousarray(image, np.float32)
+        value = float(reference.keywords.get("AVDRKCUR") or 0.0)
+    return np.full(shape, value, np.float32)
+
+
 def _pattern(reference: Reference) -> tuple[int, int]:
     return int(reference.keywords.get("NFRAMES", 1) or 1), int(reference.keywords.get("GROUPGAP", 0) or 0)
 
@@ -65,10 +91,17 @@ class DarkCurrent(Operator):
 
     Near infrared: the same for every integration. MIRI: integration *n* of the exposure uses the reference's
     integration *n*, or its last.
+
+    Parameters
+    ----------
+    average_dark_current
+        Average dark current [e-/s], for the photon noise of slopes; default: the reference's own.
     """
 
     name: ClassVar[str] = "dark_current"
     references: ClassVar[tuple[str, ...]] = ("dark",)
+
+    average_dark_current: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     @property
     def coupling(self) -> Coupling:
@@ -86,4 +119,10 @@ class DarkCurrent(Operator):
         planes = reference_array(reference, "DQ", info.frame_shape, self.name)
         bits = np.bitwise_or.reduce(planes.reshape((-1, *info.frame_shape)), axis=0)
 
-        return BoundRampStep(self.name, binding.dq_plane | bits, (subtraction_pass(darks),))
+        dark = average_dark(reference, self.average_dark_current, info.frame_shape)
+        return BoundRampStep(
+            self.name,
+            binding.dq_plane | bits,
+            (subtraction_pass(darks),),
+            templates={"average_dark_current": dark},
+        )

@@ -23,6 +23,7 @@ from tsostream.integration.coupling import Coupling, Template
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.flux import flux_scale
 from tsostream.operators.jit import kernel
+from tsostream.operators.likelihood import LIKELY_GROUPS, fit_likely, likely_tables
 from tsostream.operators.tile import Tile
 
 __all__ = [
@@ -43,6 +44,8 @@ DNU = np.uint8(dq.DO_NOT_USE)
 SAT = np.uint8(dq.SATURATED)
 JUMP = np.uint8(dq.JUMP_DET)
 PERS = np.uint8(dq.PERSISTENCE)
+#: what stands for a zero frame where there is none
+NO_ZERO = np.empty((0, 0, 0), np.float32)
 #: at most this many pixels decide an integration's flux scale
 SCALE_PIXELS = 1024
 
@@ -377,7 +380,7 @@ def fit_ramps(
 
 
 @kernel
-def finish_variance(slope, unit_variance, var_rnoise, err, template, scale, y0, y1):
+def finish_variance(slope, unit_variance, var_rnoise, err, template, dark, scale, y0, y1):
     """Turn the unit variance into the Poisson variance, and add up the error.
 
     Parameters
@@ -392,6 +395,8 @@ def finish_variance(slope, unit_variance, var_rnoise, err, template, scale, y0, 
         [DN/s], written.
     template : float32 [y, x]
         Slope of the template [DN/s], NaN to use the integration's own.
+    dark : float32 [y, x]
+        Average dark current, added to the slope.
     scale : float64 [integration]
         Flux scale of each integration.
     y0, y1 : int
@@ -404,7 +409,7 @@ def finish_variance(slope, unit_variance, var_rnoise, err, template, scale, y0, 
                 level = template[y, x] * factor
                 if np.isnan(level):
                     level = slope[i, y, x]
-                unit_variance[i, y, x] *= max(level, np.float32(0.0))
+                unit_variance[i, y, x] *= max(level, np.float32(0.0)) + dark[y, x]
                 err[i, y, x] = np.sqrt(unit_variance[i, y, x] + var_rnoise[i, y, x])
 
 
@@ -415,7 +420,9 @@ class RampFit(Operator):
     Parameters
     ----------
     algorithm
-        ``OLS_C``, the official step's default: optimally weighted ordinary least squares.
+        ``OLS_C``, the official step's default: optimally weighted ordinary least squares. ``LIKELY``: the likelihood
+        fit with its own search for jumps (`tsostream.operators.likelihood`); with fewer than four groups OLS_C is
+        taken. Its weights and variances come from each ramp, as the official step's.
     suppress_one_group
         Give no slope to ramps with a single good group (ignored when the ramp has only one).
     firstgroup, lastgroup
@@ -427,7 +434,7 @@ class RampFit(Operator):
     produces: ClassVar[str] = "rate"
     references: ClassVar[tuple[str, ...]] = ("gain", "readnoise")
 
-    algorithm: Literal["OLS_C"] = "OLS_C"
+    algorithm: Literal["OLS_C", "LIKELY"] = "OLS_C"
     suppress_one_group: bool = True
     firstgroup: Annotated[int, msgspec.Meta(ge=0)] | None = None
     lastgroup: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -451,9 +458,19 @@ class RampFit(Operator):
         scale = np.where(unknown, np.float32(1), gain).astype(np.float32)
         # the reference is the noise of a difference of two single reads
         read2 = np.nan_to_num((read * scale) ** 2 / (2.0 * info.nframes)).astype(np.float32)
+        outside = tuple(self.outside(info.ngroups))
+        dark = binding.templates.get("average_dark_current", np.zeros(info.frame_shape, np.float32))
+        if self.algorithm == "LIKELY" and info.ngroups >= LIKELY_GROUPS:
+            tables = likely_tables(info)
+            likely = (
+                pixeldq, scale, np.nan_to_num(read), dark,
+                tables.times, tables.covariance, tables.shared, tables.pairs,
+            )  # fmt: skip
+            run = partial(_fit_likely, outside=outside, arrays=likely, nframes=info.nframes)
+            return BoundRampStep(self.name, pixeldq, (RowPass(run),), produces="rate")
         template, pixels = _template(binding, info.frame_shape)
         levels = np.ascontiguousarray(template.ravel()[pixels])
-        tables = weight_tables(max(info.ngroups, 2))
+        weights = weight_tables(max(info.ngroups, 2))
         tgroup = float(np.float32(info.group_time))
         first_time = (info.nframes + 1) * float(np.float32(info.frame_time)) / 2.0
         classes = np.empty((0, info.nx), np.int32)
@@ -466,17 +483,19 @@ class RampFit(Operator):
             choose_classes(expected, scale, read2, tgroup * (info.ngroups - 1), classes)
         clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
-        outside = self.outside(info.ngroups)
-
         fit = partial(
             _fit,
-            outside=tuple(outside),
-            arrays=(pixeldq, scale, read2, expected, tables, classes, *clean),
+            outside=outside,
+            arrays=(pixeldq, scale, read2, expected, weights, classes, *clean),
             times=(tgroup, first_time),
             suppress=suppress,
         )
         find_scale = partial(_find_scale, pixels=pixels, levels=levels)
-        passes = (RowPass(fit), RowPass(find_scale, frame=True), RowPass(partial(_finish, template=template)))
+        passes = (
+            RowPass(fit),
+            RowPass(find_scale, frame=True),
+            RowPass(partial(_finish, template=template, dark=dark)),
+        )
         return BoundRampStep(
             self.name, pixeldq, passes, {"ramp_fit.scale": ((), np.float64)}, produces="rate"
         )  # fmt: skip
@@ -535,7 +554,18 @@ def _find_scale(tile: Tile, y0: int, y1: int, *, pixels: np.ndarray, levels: np.
     flux_scale(rate.data, pixels, levels, tile.scratch["ramp_fit.scale"])
 
 
-def _finish(tile: Tile, y0: int, y1: int, *, template: np.ndarray) -> None:
+def _finish(tile: Tile, y0: int, y1: int, *, template: np.ndarray, dark: np.ndarray) -> None:
     rate: Any = tile.rate
     scale = tile.scratch["ramp_fit.scale"]
-    finish_variance(rate.data, rate.var_poisson, rate.var_rnoise, rate.err, template, scale, y0, y1)
+    finish_variance(rate.data, rate.var_poisson, rate.var_rnoise, rate.err, template, dark, scale, y0, y1)
+
+
+def _fit_likely(
+    tile: Tile, y0: int, y1: int, *, outside: tuple[int, ...], arrays: tuple[Any, ...], nframes: int
+) -> None:
+    rate: Any = tile.rate
+    for group in outside:
+        tile.groupdq[:, group, y0:y1] |= DNU
+    results = (rate.data, rate.err, rate.var_poisson, rate.var_rnoise, rate.dq)
+    rows = (y0, y1, 0, tile.data.shape[3])
+    fit_likely(tile.data, tile.groupdq, NO_ZERO, nframes, *arrays, False, *results, *rows)

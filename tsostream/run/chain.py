@@ -449,6 +449,7 @@ def bind_rates(
         own = wanted_references(operator, info, references)
         bound: Any = operator.bind(Binding(info, own, pixeldq, templates))
         pixeldq = bound.pixeldq
+        templates = {**templates, **bound.templates}
         steps.append(bound)
     _check_order(config, info)
     if info.is_ramp and not any(step.produces == "rate" and step.name == "ramp_fit" for step in steps):

@@ -36,6 +36,7 @@ from tsostream.operators.jump_segment import (
     living_planes,
     spread_seeds,
 )
+from tsostream.operators.likelihood import LIKELY_GROUPS, SegmentLikely
 from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
@@ -418,12 +419,14 @@ class SegmentRun:
 
     def _fit(self, window: Window, bound: WindowSteps, held: _Held, known: _Known) -> None:
         place = (slice(window.top, window.bottom), slice(window.left, window.right))
-        fit = SegmentFit(
-            self.steps.info,
-            bound.references["gain"].arrays["SCI"],
-            bound.references["readnoise"].arrays["SCI"],
-            np.ascontiguousarray(self.steps.dark[place]),
-            self.steps.fit.suppress_one_group,
+        gain, read = (bound.references[name].arrays["SCI"] for name in ("gain", "readnoise"))
+        info, step = self.steps.info, self.steps.fit
+        dark = np.ascontiguousarray(self.steps.dark[place])
+        likely = step.algorithm == "LIKELY" and info.ngroups >= LIKELY_GROUPS
+        fit: SegmentFit | SegmentLikely = (
+            SegmentLikely(info, gain, read, dark)
+            if likely
+            else SegmentFit(info, gain, read, dark, step.suppress_one_group)
         )
         for group in self.steps.fit.outside(self.steps.info.ngroups):
             held.groupdq[:, group] |= DNU

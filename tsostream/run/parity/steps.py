@@ -134,7 +134,9 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
     # the jump search flags these, and the fit does where that is skipped
     unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
     pixeldq = pixeldq | np.where(references["gain"].arrays["SCI"] > 0, np.uint32(0), unknown)
-    dark = _average_dark(config, info, references)
+    dark = np.zeros(info.frame_shape, np.float32)
+    for step in bound:
+        dark = step.templates.get("average_dark_current", dark)
     return ParitySteps(info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark)
 
 
@@ -159,19 +161,6 @@ def check_parity(
 def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:
     names = (*operator.references, *operator.optional_references)
     return {name: references[name] for name in names if name in references}
-
-
-def _average_dark(config: Config, info: ExposureInfo, references: Mapping[str, Reference]) -> np.ndarray:
-    """Average dark current of each pixel (spec 14); 0 where the dark reference tells none."""
-    plane = np.zeros(info.frame_shape, np.float32)
-    if config.operator("dark_current") is None or "dark" not in references:
-        return plane
-    reference = references["dark"]
-    image = reference.arrays.get("AVDRKCUR")
-    if image is not None and image.shape == info.frame_shape and np.nansum(image) != 0:
-        return np.ascontiguousarray(image, np.float32)
-    plane[...] = float(reference.keywords.get("AVDRKCUR") or 0.0)
-    return plane
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tsostream.testing.naive.aperture import measure_columns, solve_system
 from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.jumps import flag_jumps
+from tsostream.testing.naive.likelihood import fit_likelihood
 from tsostream.testing.naive.outliers import OUTLIER_TWINS
 from tsostream.testing.naive.photometry import aperture_image, centre_of_mass, gaussian_in_box
 from tsostream.testing.naive.ramps import (
@@ -102,6 +103,17 @@ TWINS: dict[str, Callable[..., Any]] = {
     "ramp_fit_segment.fit_segment": fit_pixel,
     "ramp_fit_segment._photon_level": fit_pixel,
     "ramp_fit_segment._finish_row": fit_pixel,
+    "likelihood._differences": fit_likelihood,
+    "likelihood._middle_rate": fit_likelihood,
+    "likelihood_solve.solve_lanes": fit_likelihood,
+    "likelihood_solve._invert": fit_likelihood,
+    "likelihood_solve._drop_worst": fit_likelihood,
+    "likelihood_solve._screen": fit_likelihood,
+    "likelihood_solve.has_no_root": fit_likelihood,
+    "likelihood_solve.search_drops": fit_likelihood,
+    "likelihood_solve.slope_noise": fit_likelihood,
+    "likelihood._row_bits": fit_likelihood,
+    "likelihood.fit_likely": fit_likelihood,
     "ramp_fit.weight_power": fit_all,
     "ramp_fit.choose_classes": fit_all,
     "ramp_fit._common_groups": fit_all,

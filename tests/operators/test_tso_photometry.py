@@ -200,3 +200,64 @@ def test_impossible_geometry_is_refused(parameters: dict[str, Any], message: str
 def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_operator(TsoPhotometry, parameters)
+
+
+def test_photutils_sums_the_same() -> None:
+    """What is in the circle, weighted exactly; the background is ours (clipped, whole pixels)."""
+    from photutils.aperture import ApertureStats, CircularAperture
+
+    info, step = clean(radius=(6.0, 3.0, 8.5), correct_shift=False)
+    images = [star(info, X, Y), star(info, X + 0.3, Y - 0.2)]
+    (out,) = step.push(exact(info, images))
+    assert out.keys == ((0, 0), (0, 1), (0, 2))
+    for place, radius in enumerate((6.0, 3.0, 8.5)):
+        circle = CircularAperture((step.x, step.y), radius)
+        for i, image in enumerate(images):
+            theirs = ApertureStats(image.astype(np.float32), circle)
+            ours = out.columns["flux"][i, place] + out.columns["background"][i, place] * circle.area
+            assert ours == pytest.approx(theirs.sum, rel=1e-5)
+
+
+def test_apertures_of_one_pass_are_those_of_many() -> None:
+    radii = (5.0, 3.0, 7.0)
+    info, step = clean(radius=radii, radius_inner=9.0, radius_outer=13.0)
+    block = exact(info, [star(info, X, Y), star(info, X + 0.1, Y)])
+    block.data[:, 15, 14] = np.nan
+    (many,) = step.push(block)
+    for place, radius in enumerate(radii):
+        (one,) = clean(radius=radius, radius_inner=9.0, radius_outer=13.0)[1].push(block)
+        for name in ("flux", "flux_err", "background", "n_bad", "frac_filled", "psf_flux"):
+            np.testing.assert_array_equal(many.columns[name][:, place], one.columns[name][:, 0], err_msg=name)
+    assert (many.columns["x"] == many.columns["x"][:, :1]).all(), "a source has one position"
+    assert step.facts["aperture_radii"] == [5.0, 3.0, 7.0]
+
+
+def test_growth_curve_of_a_gaussian() -> None:
+    _, step = clean()
+    curve = step.growth
+    expected = 1 - np.exp(-0.5 * (curve.radius / SIGMA) ** 2)
+    np.testing.assert_allclose(curve.flux, expected / expected[-1], atol=0.05)
+    # photon noise does not follow the light here: the best radius is that of the matched circle, 1.585 sigma
+    assert curve.best() == pytest.approx(1.585 * SIGMA, abs=0.6)
+    assert step.radius == curve.best()
+
+
+@pytest.mark.parametrize(
+    ("size", "radii"), [(160, (50.0, 60.0, 70.0)), (110, (50.0, None, None)), (64, None)]
+)
+def test_weak_lens_radii_where_they_fit(size: int, radii: tuple[float | None, ...] | None) -> None:
+    info = make_info("NRC_TSIMAGE", level="calints", nx=size, ny=size, pupil="WLP8")
+    variance = np.full(info.frame_shape, 4.0, np.float32)
+    yy, xx = np.indices(info.frame_shape)
+    distance = np.hypot(xx - size / 2, yy - size / 2)
+    image = np.where(distance < 0.3 * size, 500.0, 3.0).astype(np.float32)
+    templates = {"image": image, "scatter": np.sqrt(variance), "variance": variance, "covariance": np.zeros((3, 3)),
+                 "count": 64}  # fmt: skip
+    step = TsoPhotometry(position=(size / 2, size / 2)).bind(Binding(info, templates=templates))
+    assert isinstance(step, BoundTsoPhotometry)
+    if radii is None:
+        assert step.radius < size / 2
+        return
+    assert step.radius == radii[0]
+    if radii[1] is not None:
+        assert (step.radius_inner, step.radius_outer) == radii[1:]

@@ -12,7 +12,7 @@ from astropy.table import QTable
 from run_helpers import differences
 
 import tsostream
-from tsostream.errors import InputError
+from tsostream.errors import InputError, SinkError
 from tsostream.integration.payload import Measurement, Times
 from tsostream.run.parity import photometry as shelves
 
@@ -84,6 +84,83 @@ def test_blocks_workers_and_the_shelf_do_not_matter(
     run(folder, outs[2], "crfints", scratch=tmp_path)
     for out in outs[1:]:
         assert differences(outs[0], out) == []
+
+
+def in_two(source: Path, folder: Path, at: int) -> list[Path]:
+    """Cut a file of slopes into two segments."""
+    folder.mkdir()
+    paths = []
+    with fits.open(source) as hdus:
+        whole = hdus["SCI"].shape[0]
+        for number, (low, high) in enumerate(((0, at), (at, whole)), 1):
+            parts = [hdus[0].copy()]
+            parts[0].header.update(INTSTART=low + 1, INTEND=high, EXSEGNUM=number, EXSEGTOT=2)
+            for hdu in hdus[1:]:
+                part = hdu.copy()
+                if hdu.name != "ASDF":
+                    part.data = hdu.data[low:high]
+                parts.append(part)
+            path = folder / source.name.replace("seg001", f"seg{number:03d}").removesuffix(".gz")
+            fits.HDUList(parts).writeto(path)
+            paths.append(path)
+    return paths
+
+
+def test_medians_are_those_of_a_file(shared: Path, tmp_path: Path) -> None:
+    source = next((shared / "golden_stage2" / "nrc_sub64p").glob("*_crfints.fits.gz"))
+    pair = in_two(source, tmp_path / "cut", 14)
+    tables = {}
+    for name, inputs in {"both": pair, "one": pair[:1], "two": pair[1:]}.items():
+        (tmp_path / name).mkdir()
+        out = tmp_path / name / "lc.arrow"
+        tsostream.process(
+            inputs[::-1], out, parity="jwst", products="phot", allow_gaps=True, block_bytes=30_000
+        )
+        tables[name] = QTable.read(next(out.parent.glob("*_phot.ecsv")))
+    assert len(set(tables["both"]["aperture_x"].value)) == 2, "one place per file"
+    rows = {"one": slice(0, 14), "two": slice(14, None)}
+    for name, part in rows.items():
+        alone = tables[name]
+        alone = alone[np.isfinite(alone["net_aperture_sum"])]
+        for column in alone.colnames:
+            np.testing.assert_array_equal(tables["both"][column][part], alone[column], err_msg=column)
+
+
+def test_a_run_is_taken_up_inside_a_file(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written of a file stays, its images are read again, and the whole is the same bit for bit."""
+    source = next((shared / "golden_stage2" / "nrc_sub64p").glob("*_crfints.fits.gz"))
+    pair = in_two(source, tmp_path / "cut", 14)
+    given = {"parity": "jwst", "products": "phot", "workers": 1}
+    outs = [tmp_path / name / "lc.arrow" for name in ("whole", "cut_off")]
+    for out in outs:
+        out.parent.mkdir()
+    tsostream.process(pair, outs[0], **given)
+
+    from tsostream.records import Batcher
+    from tsostream.sinks import Output
+
+    commit, done = Output.commit, []
+
+    def stop(self: Output, *batches: object, **options: object) -> None:
+        if done:
+            raise SinkError("the disk is gone")
+        done.append(True)
+        commit(self, *batches, **options)
+
+    # pieces of five integrations, batches of as many: the run ends inside the first file
+    monkeypatch.setattr(shelves, "_PIECE_BYTES", 5 * 9 * 1600)
+    monkeypatch.setitem(Batcher.__init__.__kwdefaults__, "max_rows", 5)
+    monkeypatch.setattr(Output, "commit", stop)
+    with pytest.raises(SinkError, match="the disk is gone"):
+        tsostream.process(pair, outs[1], **given)
+    monkeypatch.undo()
+    assert len(tsostream.open(outs[1]).to_pandas()) == 5
+    tsostream.process(pair, outs[1], resume=True, **given)
+    assert differences(*outs) == []
+    one, other = (next(out.parent.glob("*_phot.ecsv")) for out in outs)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_gaps_between_and_inside_files(shared: Path) -> None:

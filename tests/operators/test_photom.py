@@ -21,7 +21,7 @@ from tsostream.operators.photom import Photom, dispersion
 from tsostream.operators.photom_tables import ARCSEC2, photom_row, pixel_area, soss_factor
 from tsostream.operators.rate_sync import multiply_rate
 from tsostream.references.loading import load_reference
-from tsostream.testing.builders import make_info, make_rate
+from tsostream.testing.builders import make_info, make_measurement, make_rate
 from tsostream.testing.naive.calibration import naive_multiply_rate
 from tsostream.testing.oracle import official_python
 from tsostream.testing.rate_oracle import RateCase, assert_parity, run_official_rates
@@ -217,7 +217,43 @@ def test_soss_factor_of_the_real_table(shared: Path) -> None:
         assert (factor[known] > 0).all()
         assert np.isnan(factor[-1])
     assert soss_factor(reference, info, 7, wave) is None
-    assert "after the extraction" in Photom().bind(Binding(info, {"photom": reference})).skipped
+
+
+def test_soss_spectra_are_converted_order_by_order(tmp_path: Path) -> None:
+    info = of_mode("NIS_SOSS")
+    path = write_photom(tmp_path / "p.fits", info, rows=[{}, {"order": 2}])
+    reference = load_reference(path, "photom", info, notes=[])
+    rng = np.random.default_rng(0)
+    keys, wave = ((1, 0), (2, 0), (3, 0)), np.stack([np.linspace(0.4, 2.8, 48)] * 3)
+    block = make_measurement(info, rng, 4)
+    spectra = {name: np.repeat(values, 3, axis=1) for name, values in block.spectra.items()}
+    block = dataclasses.replace(block, keys=keys, spectra=spectra)
+    weights = tuple(rng.normal(size=(24, 48)) for _ in keys)
+    templates = {"keys": keys, "columns_wavelength": wave, "sum_weights": weights}
+    templates |= {"spectrum": spectra["flux"][0], "spectrum_error": spectra["flux_err"][0]}
+    given = Binding(info, {"photom": reference}, None, templates)
+    step, official = Photom().bind(given), Photom(scope="segment").bind(given)
+    assert (step.unit, official.unit) == ("Jy", "MJy")
+    assert "order 3: no conversion" in step.notes[0]
+    (out,), (theirs,) = step.push(block), official.push(block)
+    factor = soss_factor(reference, info, 2, wave[1])
+    assert factor is not None
+    known = np.isfinite(factor)
+    assert (~known).any()
+    np.testing.assert_allclose(out.spectra["flux"][:, 1], spectra["flux"][:, 1] * factor * 1e6)
+    np.testing.assert_allclose(
+        out.spectra["flux_var_poisson"][:, 1], spectra["flux_var_poisson"][:, 1] * (factor * 1e6) ** 2
+    )
+    np.testing.assert_allclose(
+        theirs.spectra["flux_err"][:, 1][:, known], (spectra["flux_err"][:, 1] * factor)[:, known]
+    )
+    there = np.isfinite(spectra["flux"][:, 1][:, ~known])
+    assert (theirs.spectra["flux"][:, 1][:, ~known][there] == 0).all()
+    assert np.isnan(out.spectra["flux"][:, 2]).all()
+    for name in ("dq", "npixels", "counts", "lost"):
+        np.testing.assert_array_equal(out.spectra[name], spectra[name])
+    np.testing.assert_allclose(step.templates["spectrum"][1], spectra["flux"][0, 1] * factor * 1e6)
+    assert np.isfinite(step.templates["sum_weights"][1]).all()
 
 
 def test_the_real_nirspec_table(shared: Path) -> None:

@@ -16,10 +16,13 @@ from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding, BoundRateStep, Operator
 from tsostream.operators.photom_tables import ARCSEC2, PhotomRow, photom_row, pixel_area, response_at
 from tsostream.operators.rate_sync import flat_variance, multiply_rate
+from tsostream.operators.spectrum_photom import BoundSpectrumPhotom, bind_spectra
 from tsostream.operators.wavelengths import wavelength_map
 
 __all__ = ["Photom", "dispersion"]
 
+#: what the extraction leaves for SOSS
+_EXTRACTED = ("keys", "columns_wavelength", "spectrum", "spectrum_error", "sum_weights")
 #: MJy/sr in µJy per square arc second
 _MICROJANSKY = 1e12 * ARCSEC2
 
@@ -57,6 +60,9 @@ class Photom(Operator):
         ``POINT`` or ``EXTENDED``, whatever the exposure says (SRCTYPE); matters for NIRSpec.
     apply_time_correction
         Correct for the loss of throughput until the middle of the exposure, where the reference tells it.
+    scope
+        Of SOSS spectra, which are converted after the extraction: ``streaming``, Jy, and NaN where the reference has no
+        response; ``segment``, as the official step: MJy and 0.
     """
 
     name: ClassVar[str] = "photom"
@@ -68,20 +74,21 @@ class Photom(Operator):
     inverse: bool = False
     source_type: Literal["POINT", "EXTENDED"] | None = None
     apply_time_correction: bool = True
+    scope: Literal["streaming", "segment"] = "streaming"
 
     @property
     def coupling(self) -> Coupling:
         """The response is looked up at each pixel's wavelength."""
-        return Template(("wavelength",))
+        return Template(("wavelength", *_EXTRACTED))
 
-    def bind(self, binding: Binding) -> BoundRateStep:
-        """Find the row and make the map of conversions."""
+    def bind(self, binding: Binding) -> BoundRateStep | BoundSpectrumPhotom:
+        """Find the row and make the map of conversions; for SOSS, the conversion of each spectrum."""
         info = binding.info
         skip = partial(BoundRateStep, self.name, binding.dq_plane, info, _unchanged)
         if str(info.header.get("S_PHOTOM", "")).strip().upper() == "COMPLETE" and not self.inverse:
             return skip(skipped="the input is flux-calibrated already (S_PHOTOM)")
         if info.exp_type == "NIS_SOSS":
-            return skip(skipped="SOSS is calibrated after the extraction, order by order")
+            return bind_spectra(self.name, binding, official=self.scope == "segment")
         reference = binding.references["photom"]
         order = _order(info)
         row = photom_row(reference, info, order=order, correct_time=self.apply_time_correction)

@@ -469,9 +469,18 @@ def bind_measurement(
 ) -> tuple[Any, ...]:
     """Bind the named steps after the images."""
     bound = []
+    later = {one.name for one in config.operators} & {*SPECTRUM_CALIBRATION.get(slopes.info.exp_type, ())}
     for operator in config.operators:
         if operator.name in names:
             own = wanted_references(operator, slopes.info, references)
+            if (
+                later
+                and operator.produces == "measurement"
+                and operator.accepts == "rate"
+                and operator.name not in later
+            ):
+                # the conversion that follows is one of DN/s, not of electrons
+                own.pop("gain", None)
             bound.append(operator.bind(Binding(slopes.info, own, slopes.pixeldq, templates, segments)))
     return tuple(bound)
 

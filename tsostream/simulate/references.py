@@ -10,6 +10,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from tsostream.integration import dq
+from tsostream.simulate.calibration import calibration_cards, calibration_content, calibration_kinds, model_of
 from tsostream.simulate.detector import Detector
 from tsostream.simulate.modes import Mode
 from tsostream.simulate.scene import Scene
@@ -32,6 +33,7 @@ def reference_names(mode: Mode, *, modelled: bool = True) -> tuple[str, ...]:
     kinds += ["reset", "rscd"] if mode.is_miri else ["superbias"]
     if mode.kind == "soss" and modelled:
         kinds += list(SOSS_KINDS)
+    kinds += calibration_kinds(mode)
     return tuple(kinds + (["wavelength"] if mode.dispaxis else []))
 
 
@@ -44,12 +46,14 @@ def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
     hdu = fits.PrimaryHDU()
     cards: list[tuple[str, Any]] = [
         ("DATE", "2026-01-01T00:00:00.000"), ("FILENAME", name),
-        ("DATAMODL", "DarkMIRIModel" if kind == "dark" and mode.is_miri else _MODELS[kind]),
+        ("DATAMODL", _model(kind, mode)),
         ("TELESCOP", "JWST"), ("REFTYPE", kind.upper()), ("PEDIGREE", "DUMMY"),
         ("DESCRIP", "simulated by tsostream"), ("AUTHOR", "tsostream simulate"),
         ("USEAFTER", "2021-12-25T00:00:00"), ("INSTRUME", mode.instrument), ("DETECTOR", mode.detector),
     ]  # fmt: skip
-    if kind == "specprofile":
+    if kind in ("photom", "fflat"):
+        cards.append(("SUBARRAY", "GENERIC"))
+    elif kind == "specprofile":
         cards.append(("SUBARRAY", mode.subarray))
     elif kind not in ("rscd", "speckernel"):
         cards += [("SUBARRAY", mode.subarray), ("SUBSTRT1", mode.xstart), ("SUBSTRT2", mode.ystart),
@@ -59,8 +63,17 @@ def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
         cards += [(key, value) for key, value in (("FILTER", mode.filter), ("PUPIL", mode.pupil)) if value]
     if kind in ("flat", "wavelength", *SOSS_KINDS):
         cards.append(("EXP_TYPE", mode.exp_type))
+    if kind in calibration_kinds(mode):
+        cards += calibration_cards(kind, mode)
     hdu.header.extend(cards, end=True)
     return hdu
+
+
+def _model(kind: str, mode: Mode) -> str:
+    """Name the data model of the official pipeline."""
+    if kind in calibration_kinds(mode):
+        return model_of(kind, mode)
+    return "DarkMIRIModel" if kind == "dark" and mode.is_miri else _MODELS[kind]
 
 
 def _image(name: str, data: NDArray, version: int = 1, unit: str = "") -> fits.ImageHDU:
@@ -100,6 +113,9 @@ def _dark(detector: Detector, groups: int) -> list[fits.ImageHDU]:
 
 def _content(kind: str, detector: Detector, scene: Scene, groups: int) -> list:
     mode = detector.mode
+    if kind in calibration_kinds(mode):
+        own = calibration_content(kind, detector, scene)
+        return [*own, _dq_def()] if kind in ("sflat", "dflat") else own
     if kind == "mask":
         return [_image("DQ", detector.mask), _dq_def()]
     if kind == "saturation":

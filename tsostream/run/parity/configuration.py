@@ -23,6 +23,7 @@ def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
 OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "bkg_subtract": {"scope": "segment"},
     "extract_1d": {"scope": "segment"},
+    "photom": {"scope": "segment"},
     "white_light": {"scope": "segment"},
     "tso_photometry": {"scope": "segment"},
     "outlier_detection": {"scope": "segment", "set_nan": True},

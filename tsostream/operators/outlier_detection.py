@@ -34,9 +34,19 @@ __all__ = ["OutlierDetection", "count_outliers", "divide_level", "parse_good_bit
 
 _LOST = np.uint32(dq.DO_NOT_USE)
 _FLAGS = np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
-#: three counts share one integer
-_FIELD = 10
-MOST_SAMPLES = (1 << _FIELD) - 1
+#: samples a window may have
+MOST_SAMPLES = 1023
+
+
+@kernel
+def _divide_row(data, bits, bad, row, columns, share, plane):
+    """`divide_level` of one row; rows of their own let the compiler do several pixels at once."""
+    one, nan = np.float32(1.0), np.float32(np.nan)
+    for x in range(plane.size):
+        value = data[x] / (one + (row * columns[x] - one) * share[x])
+        # no branches; only finite values have difference 0
+        good = ((bits[x] & bad) == 0) & (value - value == 0)
+        plane[x] = value if good else nan
 
 
 @kernel
@@ -58,15 +68,44 @@ def divide_level(data, bits, bad, rows, columns, share, planes):
     planes : float32 [integration, y, x]
         Written: what the slopes were at level 1; NaN for unfit samples.
     """
-    one, nan = np.float32(1.0), np.float32(np.nan)
     for i in range(data.shape[0]):
         for y in range(data.shape[1]):
-            row = rows[i, y]
-            for x in range(data.shape[2]):
-                factor = one + (row * columns[i, x] - one) * share[y, x]
-                value = data[i, y, x] / factor
-                good = (bits[i, y, x] & bad) == 0 and np.isfinite(value)
-                planes[i, y, x] = value if good else nan
+            _divide_row(data[i, y], bits[i, y], bad, rows[i, y], columns[i], share[y], planes[i, y])
+
+
+@kernel
+def _set_limits(value, err, excess, row, columns, share, snr, low, high, inside):
+    """Limits of one row of pixels, and counts at zero."""
+    one = np.float32(1.0)
+    for x in range(low.size):
+        error = err[x] / (one + (row * columns[x] - one) * share[x])
+        limit = snr * np.sqrt(error * error + excess[x])
+        low[x] = value[x] - limit
+        high[x] = value[x] + limit
+        inside[x] = np.float32(0.0)
+
+
+@kernel
+def _count_inside(a, b, c, d, low, high, inside):
+    """Count how many of four samples are within the limits, for one row of pixels; NaN is not."""
+    for x in range(low.size):
+        bottom, top = low[x], high[x]
+        found = np.float32((a[x] >= bottom) & (a[x] <= top)) + np.float32((b[x] >= bottom) & (b[x] <= top))
+        found += np.float32((c[x] >= bottom) & (c[x] <= top)) + np.float32((d[x] >= bottom) & (d[x] <= top))
+        inside[x] += found
+
+
+@kernel
+def _lies_outside(planes, slots, y, x, low, high):
+    """Tell whether more than half of a pixel's good samples lie below, or above, the limits."""
+    good = below = above = 0
+    for k in range(slots.size):
+        sample = planes[slots[k], y, x]
+        # NaN is neither there nor below nor above
+        good += sample == sample
+        below += sample < low
+        above += sample > high
+    return below > good // 2 or above > good // 2
 
 
 @kernel
@@ -94,37 +133,50 @@ def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, b
     bits : uint32 [integration, y, x]
         DO_NOT_USE and OUTLIER are added.
     """
-    one = np.float32(1.0)
     nx = planes.shape[2]
     low = np.empty(nx, np.float32)
     high = np.empty(nx, np.float32)
-    counts = np.empty(nx, np.int32)
+    inside = np.empty(nx, np.float32)
+    nothing = np.full(nx, np.nan, np.float32)
+    there = np.empty(slots.shape[1], np.int64)
     for y in range(planes.shape[1]):
         for i in range(slots.shape[0]):
-            for x in range(nx):
-                factor = one + (rows[i, y] * columns[i, x] - one) * share[y, x]
-                error = err[i, y, x] / factor
-                limit = snr * np.sqrt(error * error + excess[y, x])
-                value = planes[own[i], y, x]
-                low[x] = value - limit
-                high[x] = value + limit
-                counts[x] = 0
+            count = 0
             for k in range(slots.shape[1]):
-                s = slots[i, k]
-                if s < 0:
-                    continue
-                for x in range(nx):
-                    sample = planes[s, y, x]
-                    # NaN is neither below nor above nor there
-                    found = 1 if sample == sample else 0
-                    found += (1 << _FIELD) if sample < low[x] else 0
-                    found += (1 << 2 * _FIELD) if sample > high[x] else 0
-                    counts[x] += np.int32(found)
+                if slots[i, k] >= 0:
+                    there[count] = slots[i, k]
+                    count += 1
+            window = there[:count]
+            _set_limits(
+                planes[own[i], y],
+                err[i, y],
+                excess[y],
+                rows[i, y],
+                columns[i],
+                share[y],
+                snr,
+                low,
+                high,
+                inside,
+            )
+            # most pixels are settled when just more than half of the window is within the limits: what is left
+            # cannot be more than half of the good samples
+            enough = count // 2 + 1
+            first = (count - enough) // 2
+            for k in range(first, first + enough, 4):
+                end = first + enough - k
+                a = planes[window[k], y]
+                b = planes[window[k + 1], y] if end > 1 else nothing
+                c = planes[window[k + 2], y] if end > 2 else nothing
+                d = planes[window[k + 3], y] if end > 3 else nothing
+                _count_inside(a, b, c, d, low, high, inside)
             for x in range(nx):
-                half = (counts[x] & MOST_SAMPLES) >> 1
-                below = (counts[x] >> _FIELD) & MOST_SAMPLES
-                above = counts[x] >> 2 * _FIELD
-                if below > half or above > half:
+                bottom, top = low[x], high[x]
+                if (
+                    inside[x] < enough
+                    and bottom == bottom
+                    and _lies_outside(planes, window, y, x, bottom, top)
+                ):
                     bits[i, y, x] |= _FLAGS
 
 

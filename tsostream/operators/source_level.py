@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -103,12 +104,28 @@ class SourceLevel:
         ny, nx = self.share.shape
         rows, columns = np.ones((len(level), ny), np.float32), np.ones((len(level), nx), np.float32)
         target = rows if self.axis == 2 else columns
+        good = np.isfinite(level) & (level > LOWEST) & (level < HIGHEST)
+        whole = good.all(axis=1) & (level.shape[1] > 0)
+        left, share = self._pieces
+        if whole.any():
+            known = level[whole]
+            right = np.minimum(left + 1, level.shape[1] - 1)
+            line = known[:, left] * (1.0 - share) + known[:, right] * share
+            target[whole] = np.clip(line, LOWEST, HIGHEST)
         place = np.arange(target.shape[1], dtype=np.float64)
-        for i, values in enumerate(level):
-            known = np.isfinite(values) & (values > LOWEST) & (values < HIGHEST)
-            if known.any():
-                target[i] = _line_through(place, self.node[known], values[known])
+        for i in np.flatnonzero(~whole & good.any(axis=1)):
+            target[i] = _line_through(place, self.node[good[i]], level[i, good[i]])
         return rows, columns
+
+    @cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Node to the left of each pixel along the dispersion, and how far the pixel is towards the next one."""
+        length, node = self.share.shape[0 if self.axis == 2 else 1], self.node
+        if len(node) < 2:
+            return np.zeros(length, np.int64), np.zeros(length)
+        place = np.arange(length, dtype=np.float64)
+        left = np.clip(np.searchsorted(node, place, side="right") - 1, 0, len(node) - 2)
+        return left, (place - node[left]) / (node[left + 1] - node[left])
 
 
 def _line_through(place: np.ndarray, node: np.ndarray, value: np.ndarray) -> np.ndarray:

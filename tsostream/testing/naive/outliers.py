@@ -67,6 +67,10 @@ OUTLIER_TWINS: dict[str, Any] = {
     "source_level.source_level": source_ratio,
     "outlier_detection.divide_level": unfit_removed,
     "outlier_detection.count_outliers": middle_interval,
+    "outlier_detection._divide_row": unfit_removed,
+    "outlier_detection._set_limits": middle_interval,
+    "outlier_detection._count_inside": middle_interval,
+    "outlier_detection._lies_outside": middle_interval,
     "outlier_segment.keep_samples": unfit_removed,
     "outlier_segment.flag_against_median": official_median,
 }

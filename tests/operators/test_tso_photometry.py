@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,18 @@ def star(info: ExposureInfo, x: float, y: float, sigma: float = SIGMA) -> np.nda
 
 def clean(mode: str = "NRC_TSIMAGE", **parameters: Any) -> tuple[ExposureInfo, BoundTsoPhotometry]:
     info = make_info(mode, level="calints")
+    return info, TsoPhotometry(**parameters).bind(Binding(info, templates=clean_templates(info)))
+
+
+def clean_templates(info: ExposureInfo) -> dict[str, Any]:
     variance = np.full(info.frame_shape, 4.0, np.float32)
-    templates = {
+    return {
         "image": make_scene(info).astype(np.float32),
         "scatter": np.sqrt(variance),
         "variance": variance,
         "covariance": np.zeros((3, 3)),
         "count": 64,
     }
-    return info, TsoPhotometry(**parameters).bind(Binding(info, templates=templates))
 
 
 def exact(info: ExposureInfo, images: list[np.ndarray]) -> Rate:
@@ -261,3 +265,21 @@ def test_weak_lens_radii_where_they_fit(size: int, radii: tuple[float | None, ..
     assert step.radius == radii[0]
     if radii[1] is not None:
         assert (step.radius_inner, step.radius_outer) == radii[1:]
+
+
+def test_parameters_of_the_other_scope_are_told() -> None:
+    _, step = clean(moving_centroid=True, fit_box_width=9)
+    assert [note.split(":")[0].split()[0] for note in step.notes] == [
+        "tso_photometry.moving_centroid", "tso_photometry.fit_box_width",
+    ]  # fmt: skip
+    assert clean()[1].notes == ()
+
+
+def test_without_centroiding_the_header_says_where() -> None:
+    info = make_info("NRC_TSIMAGE", level="calints")
+    info = replace(info, header={**info.header, "XREF_SCI": 15.0, "YREF_SCI": 18.0})
+    binding = Binding(info, templates=clean_templates(info))
+    found = TsoPhotometry(radius=5.0).bind(binding)
+    fixed = TsoPhotometry(radius=5.0, centroid_source=False).bind(binding)
+    assert (fixed.x, fixed.y) == (14.0, 17.0)
+    assert (found.x, found.y) == pytest.approx((X, Y), abs=0.02)

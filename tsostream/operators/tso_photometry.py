@@ -7,6 +7,7 @@ In the segment scope the step does what the official one does to a file (`tsostr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -69,8 +70,8 @@ class TsoPhotometry(Operator):
     fit_box_width
         Size of the box for the second centroid and the Gaussian fit [px]; segment scope only.
     centroid_source, moving_centroid
-        Whether the aperture goes where the source is found, and whether in every integration anew. Without effect
-        outside the segment scope, where positions are always measured and a moving source is corrected for.
+        Whether the aperture goes where the source is found (else where the header has it), and whether in every
+        integration anew; the latter in the segment scope only, elsewhere a moving source is corrected for.
     max_lost
         Integrations that miss more than this fraction of the profile become NaN.
     correct_shift
@@ -161,7 +162,18 @@ class TsoPhotometry(Operator):
             width_y=width_y,
             unit=unit,
             growth=growth,
+            notes=tuple(self._without_effect()),
         )
+
+    def _without_effect(self) -> Iterator[str]:
+        """Say which parameters only concern the segment scope."""
+        if self.moving_centroid:
+            yield (
+                "tso_photometry.moving_centroid: the aperture stands still; light that a shift moves over "
+                "its edge is put back (correct_shift)"
+            )
+        if self.fit_box_width != type(self).fit_box_width:
+            yield "tso_photometry.fit_box_width has no effect: positions come from fitting the template"
 
     def _excess(self, scene: Scene, circle: Circle, covariance: np.ndarray) -> float:
         """Variance that shared noise adds to the flux of an aperture."""
@@ -195,8 +207,10 @@ class TsoPhotometry(Operator):
         given = self._checked_position(binding.info)
         if given is not None:
             return given
-        smooth = ndimage.gaussian_filter(image - np.median(image), 1.5)
         planned = _planned(binding.info)
+        if planned is not None and not self.centroid_source:
+            return planned
+        smooth = ndimage.gaussian_filter(image - np.median(image), 1.5)
         if planned is not None:
             half = self.search_box_width / 2
             yy, xx = np.indices(image.shape)

@@ -42,12 +42,12 @@ def write_eureka(source: Source, path: Path, key: tuple[int, int]) -> None:
     Raises
     ------
     InputError
-        When h5netcdf is not installed.
+        When h5netcdf or h5py is not installed.
     SinkError
         It cannot be written.
     """
-    if find_spec("h5netcdf") is None:
-        what = "the HDF5 that Eureka! reads needs h5netcdf"
+    if find_spec("h5netcdf") is None or find_spec("h5py") is None:
+        what = "the HDF5 that Eureka! reads needs h5netcdf and h5py"
         raise InputError(Problem(what, todo="pip install 'tsostream[export]'", code="missing_package"))
     import h5netcdf
 

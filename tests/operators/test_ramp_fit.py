@@ -14,8 +14,11 @@ from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.integration.payload import Ramp, Rate
 from tsostream.operators.base import Binding, build_operator
+from tsostream.operators.dark_current import DarkCurrent
+from tsostream.operators.firstframe import Firstframe
 from tsostream.operators.flux import flux_scale
 from tsostream.operators.ramp_fit import RampFit, clean_weights
+from tsostream.operators.tile import Tile, empty_rate, make_scratch, run_passes
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference, make_times
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error
 
@@ -300,3 +303,43 @@ def test_flux_scale_agrees_with_its_twin(seed: int, share: float) -> None:
 def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_operator(RampFit, parameters)
+
+
+def test_estimated_fluxes_are_marked_in_their_integration() -> None:
+    """What firstframe keeps because of saturation shows in the slopes' DQ, of that integration only."""
+    info = make_info("MIR_IMAGE", ny=4, nx=6, ngroups=6, nints=2)
+    rng = np.random.default_rng(8)
+    ramp = make_ramp(info, rng, 2, hits=0.0, saturated=0.0)
+    ramp.groupdq[1, 2:, 1, 3] |= SAT
+    steps = (Firstframe(skip=False).bind(Binding(info)), RampFit().bind(make_binding(RampFit, info, rng)))
+    rate = empty_rate((2, 4, 6), 1, ramp.times)
+    tile = Tile(1, None, ramp.data, ramp.groupdq, rate, make_scratch(steps, 2))
+    run_passes(tile, [one for step in steps for one in step.passes], info.ny, 2)
+    expected = np.zeros((2, 4, 6), bool)
+    expected[1, 1, 3] = True
+    np.testing.assert_array_equal((rate.dq & dq.FLUX_ESTIMATED) != 0, expected)
+
+
+def test_average_dark_current_adds_photon_noise() -> None:
+    """The dark's own average current, or the step's parameter, reaches the variance of the slopes."""
+    info = make_info(ny=3, nx=5, ngroups=5)
+    rng = np.random.default_rng(9)
+    binding = make_binding(RampFit, info, rng, share=0.0)
+    image = binding.templates["image"]
+    dark = make_binding(DarkCurrent, info, rng, share=0.0)
+    told = DarkCurrent(average_dark_current=7.5).bind(dark).templates
+    np.testing.assert_array_equal(told["average_dark_current"], np.float32(7.5))
+    plane = rng.uniform(1, 2, info.frame_shape).astype(np.float32)
+    record = dark.references["dark"]
+    with_plane = dataclasses.replace(record, arrays={**record.arrays, "AVDRKCUR": plane})
+    bound = DarkCurrent().bind(dataclasses.replace(dark, references={"dark": with_plane}))
+    np.testing.assert_array_equal(bound.templates["average_dark_current"], plane)
+    ramp = make_ramp(info, rng, 1, hits=0.0, saturated=0.0)
+    (out,) = RampFit().bind(binding).push(ramp)
+    templates = {**binding.templates, "average_dark_current": plane}
+    (other,) = RampFit().bind(dataclasses.replace(binding, templates=templates)).push(ramp)
+    level = np.maximum(np.where(np.isnan(image), out.data[0], image), 0)
+    there = np.isfinite(out.var_poisson[0]) & (out.var_poisson[0] > 0)
+    ratio = other.var_poisson[0][there] / out.var_poisson[0][there]
+    scale = 1 / (ratio - 1) * plane[there] / level[there]
+    np.testing.assert_allclose(scale, np.median(scale), rtol=2e-3)

@@ -2,13 +2,17 @@
 
 import hashlib
 import tracemalloc
+from dataclasses import replace
 
+import asdf
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from tsostream.integration import dq
+from tsostream.operators.emicorr import wave_settings
 from tsostream.references import load_reference, load_references
+from tsostream.testing.builders import make_info
 
 
 def codes(notes):
@@ -264,19 +268,55 @@ def test_average_dark_current(write, info, image):
 
 
 def test_asdf_reference_is_checked_but_not_read(tmp_path, miri, refused):
-    path = tmp_path / "emicorr.asdf"
+    path = tmp_path / "sirskernel.asdf"
     head = "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- !core/asdf-1.1.0\n"
-    tree = (
-        "meta:\n  reftype: emicorr\n  instrument: {name: MIRI, detector: MIRIMAGE}\nx: !core/n-1 [1]\n...\n"
-    )
+    tree = "meta:\n  reftype: sirskernel\n  instrument: {name: MIRI, detector: MIRIMAGE}\nx: !core/n-1 [1]\n...\n"
     path.write_bytes((head + tree).encode() + b"\xd3BLK\x00binary")
-    ref = load_reference(path, "emicorr", miri)
+    ref = load_reference(path, "sirskernel", miri)
     assert (ref.arrays, ref.keywords["INSTRUME"]) == ({}, "MIRI")
     assert len(ref.sha256) == 64
     path.write_bytes((head + tree.replace("name: MIRI", "name: NIRCAM")).encode())
-    assert "INSTRUME is 'NIRCAM', the exposure's is 'MIRI'" in refused(load_reference, path, "emicorr", miri)
+    assert "INSTRUME is 'NIRCAM', the exposure's is 'MIRI'" in refused(
+        load_reference, path, "sirskernel", miri
+    )
     path.write_bytes(b"SIMPLE  = T")
-    assert "does not begin with #ASDF" in refused(load_reference, path, "emicorr", miri)
+    assert "does not begin with #ASDF" in refused(load_reference, path, "sirskernel", miri)
+
+
+def write_waves(path, **more):
+    """An EMICORR reference as the official tools write it: waveforms in binary blocks."""
+    tree = {
+        "meta": {"reftype": "emicorr", "instrument": {"name": "MIRI", "detector": "MIRIMAGE"}},
+        "frequencies": {
+            "Hz390": {
+                "frequency": 390.625,
+                "phase_amplitudes": np.sin(np.linspace(0, 6.28, 128)).astype("f4"),
+            },
+            "Hz10": {"frequency": 10.039, "phase_amplitudes": [0.0, 1.0, 0.0, -1.0]},
+        },
+        "subarray_cases": {
+            "SLITLESSPRISM": {"rowclocks": 28, "frameclocks": 15904, "freqs": {"FAST": ["Hz390", "Hz10"]}}
+        },
+    }
+    asdf.AsdfFile(tree | more).write_to(path)
+    return path
+
+
+def test_waves_of_an_emicorr_reference(tmp_path, miri, refused):
+    path = write_waves(tmp_path / "emicorr.asdf")
+    found = load_reference(path, "emicorr", miri).keywords
+    wave = found["frequencies"]["Hz390"]
+    assert (wave["frequency"], wave["phase_amplitudes"].dtype) == (390.625, np.float64)
+    np.testing.assert_allclose(wave["phase_amplitudes"], np.sin(np.linspace(0, 6.28, 128)), atol=1e-6)
+    np.testing.assert_array_equal(found["frequencies"]["Hz10"]["phase_amplitudes"], [0, 1, 0, -1])
+    info = make_info("MIR_LRS-SLITLESS", ny=48, nx=40, ngroups=6)
+    clocks, waves = wave_settings(found, replace(info, subarray="SLITLESSPRISM", readpatt="FAST"))
+    assert clocks == (28.0, 15904.0)
+    assert [frequency for frequency, _ in waves] == [390.625, 10.039]
+    write_waves(path, frequencies={})
+    assert "it has no frequencies" in refused(load_reference, path, "emicorr", miri)
+    write_waves(path, frequencies={"Hz390": {"frequency": 390.625, "phase_amplitudes": [1.0]}})
+    assert "its wave Hz390 has no frequency" in refused(load_reference, path, "emicorr", miri)
 
 
 def test_size_for_the_plan(write, info, image):

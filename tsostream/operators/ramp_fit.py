@@ -44,6 +44,8 @@ DNU = np.uint8(dq.DO_NOT_USE)
 SAT = np.uint8(dq.SATURATED)
 JUMP = np.uint8(dq.JUMP_DET)
 PERS = np.uint8(dq.PERSISTENCE)
+#: scratch planes of pixels that keep a group the step means to leave out (spec 12, 13)
+ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what stands for a zero frame where there is none
 NO_ZERO = np.empty((0, 0, 0), np.float32)
 #: at most this many pixels decide an integration's flux scale
@@ -547,6 +549,17 @@ def _fit(
     results = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
     arguments: tuple[Any, ...] = (*arrays, *times, suppress, *results)
     fit_ramps(tile.data, tile.groupdq, *arguments, y0, y1)
+    _note_estimates(tile, y0, y1)
+
+
+def _note_estimates(tile: Tile, y0: int, y1: int) -> None:
+    """Mark slopes of ramps that keep groups which firstframe or rscd would have left out but for saturation."""
+    rate: Any = tile.rate
+    for name in ESTIMATED:
+        if name in tile.scratch:
+            kept = tile.scratch[name][:, y0:y1] != 0
+            if kept.any():
+                rate.dq[:, y0:y1][kept] |= np.uint32(dq.FLUX_ESTIMATED)
 
 
 def _find_scale(tile: Tile, y0: int, y1: int, *, pixels: np.ndarray, levels: np.ndarray) -> None:
@@ -569,3 +582,4 @@ def _fit_likely(
     results = (rate.data, rate.err, rate.var_poisson, rate.var_rnoise, rate.dq)
     rows = (y0, y1, 0, tile.data.shape[3])
     fit_likely(tile.data, tile.groupdq, NO_ZERO, nframes, *arrays, False, *results, *rows)
+    _note_estimates(tile, y0, y1)

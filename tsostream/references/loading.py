@@ -29,13 +29,14 @@ from tsostream.references.fits_arrays import (
 )
 from tsostream.references.geometry import Box, box_from_keywords, full_frame
 from tsostream.references.headers import header_dict, read_keywords
-from tsostream.references.small_files import read_extract1d, read_wavelengthrange
+from tsostream.references.small_files import read_emicorr, read_extract1d, read_wavelengthrange
 from tsostream.references.soss_files import read_pastasoss
 from tsostream.references.specwcs import read_specwcs
 from tsostream.references.wavecorr_file import read_wavecorr
 
 #: types in JSON and ASDF whose contents are read with the others
 _READERS = {
+    "emicorr": read_emicorr,
     "extract1d": read_extract1d,
     "wavelengthrange": read_wavelengthrange,
     "pastasoss": read_pastasoss,

@@ -1,17 +1,19 @@
-"""The contents of small references in JSON and ASDF: apertures of EXTRACT1D, ranges of WAVELENGTHRANGE."""
+"""The contents of small references in JSON and ASDF: waves of EMICORR, apertures of EXTRACT1D, WAVELENGTHRANGE."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tsostream.references.headers import read_asdf_tree
 
-__all__ = ["read_extract1d", "read_wavelengthrange"]
+__all__ = ["read_emicorr", "read_extract1d", "read_wavelengthrange"]
 
 Contents = tuple[dict[str, npt.NDArray], dict[str, Any]]
 
@@ -57,6 +59,49 @@ def _check_polynomials(given: Any, where: str) -> None:
     )
     if not whole or len(given) % 2:
         raise ValueError(f"{where} is {given!r}, expected pairs of lists of numbers (lower, upper limit)")
+
+
+def read_emicorr(path: Path) -> Contents:
+    """Read the waves of an EMICORR reference (ASDF): its waveforms lie in binary blocks, or inline.
+
+    Returns
+    -------
+    arrays
+        None.
+    keywords
+        ``frequencies``: name -> ``frequency`` [Hz] and ``phase_amplitudes`` (float64 [bin]); ``subarray_cases``:
+        subarray -> ``rowclocks``, ``frameclocks`` and ``freqs``, the names of its waves by readout.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the file cannot be read, or holds no waves.
+    """
+    import asdf
+
+    with warnings.catch_warnings():
+        # tags of the official data models, whose package need not be there: plain trees do
+        warnings.simplefilter("ignore")
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            tree = {name: _plain(file.tree.get(name)) for name in ("frequencies", "subarray_cases")}
+    missing = [name for name, content in tree.items() if not isinstance(content, dict) or not content]
+    if missing:
+        raise ValueError(f"it has no {' and no '.join(missing)}")
+    for name, wave in tree["frequencies"].items():
+        values = np.asarray(wave.get("phase_amplitudes", ()) if isinstance(wave, dict) else (), np.float64)
+        if values.ndim != 1 or values.size < 4 or not float(wave.get("frequency") or 0) > 0:
+            raise ValueError(f"its wave {name} has no frequency, or no amplitudes of its phases")
+        wave["phase_amplitudes"] = values
+    return {}, tree
+
+
+def _plain(node: Any) -> Any:
+    """Take tagged nodes for the mappings, lists and arrays they are."""
+    if isinstance(node, Mapping):
+        return {str(name): _plain(value) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    return np.array(node) if hasattr(node, "__array__") else node
 
 
 def read_wavelengthrange(path: Path) -> Contents:

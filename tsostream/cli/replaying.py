@@ -1,4 +1,4 @@
-"""``tsostream replay``: segments arrive once more, at their own pace."""
+"""``tsostream replay``: segments arrive once more at their own pace, or regression cases are run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ __all__ = ["replay"]
 EXAMPLES: Final = """
 tsostream replay archive/ --into incoming/ --speed 100
 tsostream replay archive/ --into incoming/ --speed 100 --faults late,truncate,duplicate --seed 3
+tsostream replay replay/
+tsostream replay replay/nirspec_bots --run uncal --update
+tsostream replay lc.arrow --against jw01366-o003_t001_nirspec_x1dints.fits
 """
 
 
@@ -75,17 +78,93 @@ class _Speed(click.ParamType):
     metavar="LEVEL",
     help="Product level to use where a directory holds several.",
 )
+@grouped(
+    "Cases", "--update", is_flag=True, help="Make the baselines anew; prints lines for the commit message."
+)
+@grouped("Cases", "--run", metavar="NAME", help="Only this run of the cases.")
+@grouped(
+    "Cases",
+    "--tolerant",
+    is_flag=True,
+    help="Compare within the tolerances also on the type of processor the baselines were made on.",
+)
+@grouped(
+    "Cases",
+    "--work",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep inputs and outputs here [default: a directory that is removed].",
+)
+@grouped(
+    "Cases",
+    "--pictures",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    metavar="DIR",
+    help="Where pictures of what moved go [default: here].",
+)
+@grouped(
+    "Other pipelines",
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare with a product: x1dints.fits, whtlt.ecsv, phot.ecsv of jwst, HDF5 of Eureka!. INPUT may then also be "
+    "light curves.",
+)
+@grouped(
+    "Other pipelines",
+    "--tolerance",
+    type=click.FloatRange(0),
+    metavar="PPM",
+    help="Exit code 1 when the white light differs by more (root mean square).",
+)
 @grouped("What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors.")
-def replay(inputs: tuple[str, ...], into: Path | None, quiet: bool, **chosen: Any) -> None:
-    """Let archived segments arrive in a directory at the pace they were observed.
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    inputs: tuple[str, ...],
+    into: Path | None,
+    against: Path | None,
+    tolerance: float | None,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """Replay archived exposures: as segments that arrive, or as regression cases.
 
-    INPUT is segment files, a directory or an association. Each file grows integration by integration by the times
-    in its INT_TIMES, --speed times as fast; --faults lets go wrong what goes wrong. For trying out programs that
-    watch a directory, ours and others'.
-    """
-    if into is None:
-        raise click.UsageError("give --into DIR")
-    _feed(inputs, into.expanduser(), quiet=quiet, **chosen)
+    With --into, INPUT is segment files, a directory or an association. Each file grows in DIR integration by
+    integration by the times in its INT_TIMES, --speed times as fast; --faults lets go wrong what goes wrong. For
+    trying out programs that watch a directory, ours and others'.
+
+    Without, INPUT is folders of cases: a recipe (case.yaml), baseline rows, tolerances. Each is run, and the columns
+    that moved are told, by how much and from which integration on. On the type of processor the baseline was made on
+    every bit must be the same.
+
+    \b
+    Exit codes: 0 all the same; 1 a regression; 2 a problem found before the start; 130 interrupted.
+    """  # noqa: D301 - click looks for the backspace itself
+    names = ("update", "run", "tolerant", "work", "pictures")
+    for_cases = {name: chosen.pop(name) for name in names}
+    if into is not None:
+        if against is not None or for_cases["update"]:
+            raise click.UsageError("--into feeds segments; it does not go with --update or --against")
+        _feed(inputs, into.expanduser(), quiet=quiet, **chosen)
+        return
+    if against is not None and for_cases["update"]:
+        raise click.UsageError("--update makes baselines of our own rows; it does not go with --against")
+    from tsostream.cli.cases import Chosen, replay_against, replay_cases
+    from tsostream.cli.watching import make_console
+
+    console = make_console(stderr=False)
+    console.quiet = quiet
+    paths = [Path(one).expanduser() for one in inputs]
+    if against is not None:
+        good = replay_against(console, paths, against.expanduser(), Chosen(**for_cases), tolerance)
+    else:
+        good = replay_cases(console, paths, Chosen(**for_cases))
+    if not good:
+        from tsostream.cli.failures import FAILED
+
+        ctx.exit(FAILED)
 
 
 def _feed(

@@ -128,12 +128,19 @@ function buildScatter() {
     const power = Math.log10(value);
     return Math.abs(power - Math.round(power)) < 1e-6 || [2, 5].includes(+(value / 10 ** Math.floor(power + 1e-9)).toFixed(3)) ? +value.toPrecision(3) : "";
   });
+  const round = (u, index, low, high) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) {
+      for (let digit = 1; digit < 10; digit++) if (digit * 10 ** power >= low && digit * 10 ** power <= high) found.push(digit * 10 ** power);
+    }
+    return found;
+  };
   const scatter = new uPlot({
     width: box.clientWidth || 300, height: innerWidth < 760 ? 150 : 170,
     scales: { x: { time: false, distr: 3, log: 10, range: (u, low, high) => [Math.max(0.8, (low || 1) * 0.8), (high || 10) * 1.25] },
       y: { distr: 3, log: 10, range: (u, low, high) => [(low || 1) * 0.7, (high || 10) * 1.4] } },
-    axes: [{ ...axes({})[0], values: powers, space: 20, filter: (u, splits) => splits },
-      { ...axes({})[1], values: powers, space: 12, filter: (u, splits) => splits }],
+    axes: [{ ...axes({})[0], splits: round, values: powers, space: 20, filter: (u, splits) => splits },
+      { ...axes({})[1], splits: round, values: powers, space: 12, filter: (u, splits) => splits }],
     cursor: { drag: { x: false, y: false }, y: false },
     series: [{ label: "integrations", value: shortNumber(0) },
       line("measured [ppm]", "--point", 1, { points: { show: true, size: 6 } }),

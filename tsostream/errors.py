@@ -8,6 +8,7 @@
     │   ├── ReferenceMismatchError                 exit 2   a reference file is missing or does not fit
     │   └── OutputExistsError (FileExistsError)    exit 2   refuses to write over something
     ├── ReadError             (OSError)            exit 1   an input could not be read during the run
+    │   └── IdleTimeoutError                       exit 1   an input did not come within ``--idle-timeout``
     ├── SinkError             (OSError)            exit 1   an output could not be written during the run
     ├── OperatorError         (RuntimeError)       exit 1   a step failed; says which, at which integration
     └── MemoryLimitError      (MemoryError)        exit 2   the plan does not fit into ``--max-memory``
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "ConfigError",
+    "IdleTimeoutError",
     "InputError",
     "MemoryLimitError",
     "OperatorError",
@@ -112,6 +114,10 @@ class MemoryLimitError(TsoStreamError, MemoryError):
 
 class ReadError(TsoStreamError, OSError):
     """Raised when an input cannot be read during the run."""
+
+
+class IdleTimeoutError(ReadError):
+    """Raised when nothing new has come into a followed directory for too long; the output is resumable."""
 
 
 class SinkError(TsoStreamError, OSError):

@@ -37,6 +37,7 @@ tsostream process data/ --level calints --wavelengths jw*_calints.fits --out lc.
 tsostream process data/ --refs references/ --out lc.arrow --set jump.rejection_threshold=8
 tsostream process data/ --refs references/ --out lc.arrow --max-memory 1GB --log-file lc.log
 tsostream process data/ --refs references/ --out lc.arrow --resume
+tsostream process incoming/ --refs references/ --out lc.arrow --follow --idle-timeout 3600
 tsostream process data/ --refs references/ --out lc.arrow --products rateints --save-steps refpix --save-ints 1-10
 """
 
@@ -60,6 +61,20 @@ tsostream process data/ --refs references/ --out lc.arrow --products rateints --
     "result is that of an undisturbed run.",
 )
 @product_options
+@grouped(
+    "Input",
+    "--follow",
+    is_flag=True,
+    help="Begin before all segments of a directory are there: each is taken as soon as it is complete, in whatever "
+    "order they come.",
+)
+@grouped(
+    "Input",
+    "--idle-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --follow, give up when nothing new came for so long [default: wait for ever]; --resume goes on.",
+)
 @grouped(
     "Input",
     "--on-error",
@@ -115,6 +130,8 @@ def process(
         from tsostream.run.setup import prepare_all
 
         console = make_console()
+        if chosen["follow"] and not quiet:
+            console.print("waiting until enough integrations for the scout are there")
         with download_bar(console, quiet=quiet) as progress:
             runs = prepare_all(make_request(inputs, out.expanduser(), **chosen), progress=progress)
         if save_config is not None:
@@ -147,12 +164,45 @@ def run_all(
         if not quiet:
             print_plan(console, prepared)
             print_notes(console, prepared.notes, said)
+    if len(runs) > 1 and all(prepared.arrivals is not None for prepared in runs):
+        return _run_together(runs, console, interruptible, quiet=quiet)
     results = []
     for prepared in runs:
         result = _run(prepared, console, interruptible, quiet=quiet)
         if result is None:
             return []
         results.append(result)
+        click.echo(str(result.out))
+    return results
+
+
+def _run_together(
+    runs: Sequence[Prepared], console: Console, interruptible: Interruptible, *, quiet: bool
+) -> list[Result]:
+    """Run detectors whose segments still arrive side by side; empty when interrupted."""
+    from tsostream.cli.meter import Meter
+    from tsostream.cli.watching import Lines, Watcher
+    from tsostream.run.api import run_together
+    from tsostream.run.stream import run_exposure
+
+    watchers: list[Watcher] = []
+    for prepared in runs:
+        size = sum(one.size for one in prepared.exposure.segments)
+        meter = Meter(size / max(sum(one.count for one in prepared.exposure.segments), 1))
+        watchers.append(Watcher(meter) if quiet else Lines(meter, console))
+    interruptible.announce = watchers[0].message
+    work = [run_exposure(prepared, watcher) for prepared, watcher in zip(runs, watchers, strict=True)]
+    try:
+        results: list[Result] = interruptible.run(run_together(work))
+    except KeyboardInterrupt:
+        for prepared, watcher in zip(runs, watchers, strict=True):
+            click.echo(f"tsostream: interrupted: {how_far(prepared, watcher)}", err=True)
+        return []
+    for result, watcher in zip(results, watchers, strict=True):
+        if not quiet:
+            console.print(
+                f"{result.out.name}: {summarise(result, watcher)}", soft_wrap=not console.is_terminal
+            )
         click.echo(str(result.out))
     return results
 
@@ -167,7 +217,8 @@ def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, 
 
     exposure = prepared.exposure
     logger.info("plan: %s", memory_text(prepared.plan))
-    size = sum(segment.size for segment in exposure.segments) / max(exposure.count, 1)
+    there = sum(segment.count for segment in exposure.segments)
+    size = sum(segment.size for segment in exposure.segments) / max(there, 1)
     watcher = make_watcher(Meter(size), console, quiet=quiet)
     interruptible.announce = watcher.message
     logger.info("%s: integrations %d-%d into %s", exposure.label, exposure.first, exposure.last, prepared.out)

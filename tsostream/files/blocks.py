@@ -17,9 +17,9 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tsostream.errors import ReadError
+from tsostream.errors import InputError, ReadError
 from tsostream.files.exposure import Exposure
-from tsostream.files.segment import Extension, SegmentFile
+from tsostream.files.segment import Extension, SegmentFile, open_segment
 from tsostream.files.times import SegmentTimes, header_times
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Raw, Times
@@ -96,17 +96,49 @@ class _OpenFile:
                 "restore it and go on with --resume"
             ) from error
         try:
-            size = os.fstat(self.descriptor).st_size
+            stat = os.fstat(self.descriptor)
+            size, self._mtime_ns = stat.st_size, stat.st_mtime_ns
             shorter = size < segment.data_size and on_error == "flag"
             if size != segment.data_size and not shorter:
                 raise ReadError(
                     f"{where}: the file changed since it was inspected ({segment.data_size} bytes then, "
                     f"{size} now); start again when nothing writes to it"
                 )
+            if not shorter and segment.path == segment.source_path and self._mtime_ns != segment.mtime_ns:
+                self._refuse_another()
             self.times = self._read_times()
         except BaseException:
             os.close(self.descriptor)
             raise
+
+    def check(self) -> None:
+        """Look whether another program writes to the file while it is read.
+
+        Raises
+        ------
+        ReadError
+            When its headers are not those that were inspected.
+        """
+        stat = os.fstat(self.descriptor)
+        if stat.st_mtime_ns == self._mtime_ns or (
+            stat.st_size < self.segment.data_size and self.on_error == "flag"
+        ):
+            return
+        if self.segment.path == self.segment.source_path:
+            self._refuse_another()
+        self._mtime_ns = stat.st_mtime_ns
+
+    def _refuse_another(self) -> None:
+        """Raise when the file, whose time has changed, has another content, too."""
+        try:
+            now = open_segment(self.segment.path).header_sha256
+        except InputError:
+            now = ""
+        if now != self.segment.header_sha256:
+            raise ReadError(
+                f"{self.segment.source_path}: the file was replaced or changed since it was inspected; versions are "
+                "not mixed: put it back and go on with --resume, or start again with --overwrite"
+            )
 
     def _read_times(self) -> SegmentTimes | None:
         try:
@@ -214,6 +246,7 @@ def read_block(exposure: Exposure, job: Job, files: OpenFiles, pool: Pool) -> li
                 _read_integrations(file, parts, buffer, job, 0, job.count)
             except ReadError:
                 failed = _salvage(file, parts, buffer, job)
+            file.check()
             return _hand_out(job, parts, buffer, times, failed, release)
         except BaseException:
             release()

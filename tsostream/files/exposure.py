@@ -64,6 +64,9 @@ class Exposure:
         Oddities worth a line each, of the exposure and its files.
     product, asn_id
         From the association, if there was one that names a single product; else empty.
+    growing
+        True while segments still arrive: ``segments`` are those that were there at some moment, with or without
+        holes, and ``last`` is what NINTS promises.
     """
 
     info: ExposureInfo
@@ -74,10 +77,13 @@ class Exposure:
     notes: tuple[str, ...] = ()
     product: str = ""
     asn_id: str = ""
+    growing: bool = False
 
     @property
     def count(self) -> int:
-        """Integrations that the files hold."""
+        """Integrations that the files hold; of a growing exposure, will hold."""
+        if self.growing:
+            return self.last - self.first + 1
         return sum(segment.count for segment in self.segments)
 
     @property
@@ -183,7 +189,7 @@ def _audit(
 ) -> tuple[tuple[int, int], ...]:
     """Compare the segments of one exposure, sorted by their first integration; return the gaps."""
     gaps: list[tuple[int, int]] = []
-    _audit_common(segments, problems)
+    audit_common(segments, problems)
     furthest = segments[0]
     for segment in segments[1:]:
         here, there = f"integrations {segment.first}-{segment.last}", furthest.source_path
@@ -211,7 +217,7 @@ def _audit(
     return tuple(gaps)
 
 
-def _audit_common(segments: list[SegmentFile], problems: list[Problem]) -> None:
+def audit_common(segments: list[SegmentFile], problems: list[Problem]) -> None:
     """Segments of one exposure must agree in everything but their integrations."""
     for label, field in _COMMON.items():
         values = Counter(getattr(segment.info, field) for segment in segments)
@@ -240,7 +246,7 @@ def _exposure(
     members: list[tuple[SegmentFile, Candidate]], gaps: tuple[tuple[int, int], ...], notes: list[str]
 ) -> Exposure:
     """Build the exposure and say what is odd about it."""
-    segments, time_notes = _audit_times([segment for segment, _ in members])
+    segments, time_notes = audit_times([segment for segment, _ in members])
     info = segments[0].info
     first, last = segments[0].first, segments[-1].last
     notes = [*notes, *time_notes]
@@ -271,7 +277,7 @@ def _exposure(
     return Exposure(info, tuple(segments), first, last, gaps, tuple(notes), product, asn_id)
 
 
-def _audit_times(segments: list[SegmentFile]) -> tuple[list[SegmentFile], list[str]]:
+def audit_times(segments: list[SegmentFile]) -> tuple[list[SegmentFile], list[str]]:
     """Distrust an INT_TIMES that carries another segment's times.
 
     Start times must rise from segment to segment. Where they do not, the table further away from what the

@@ -14,7 +14,7 @@ from tsostream.files.association import load_association
 from tsostream.files.segment import os_problem
 from tsostream.integration.exposure_info import Level
 
-__all__ = ["Candidate", "Gathered", "gather"]
+__all__ = ["Candidate", "Gathered", "gather", "segment_name"]
 
 #: product suffix of a file name; only a directory is sorted by names, the level itself comes from the content
 _SEGMENT_NAME: Final = re.compile(r"_(uncal|rateints|calints|crfints)\.fits(\.gz)?$", re.IGNORECASE)
@@ -88,6 +88,12 @@ def gather(inputs: Sequence[str | Path], level: Level | None) -> Gathered:
                 seen[key] = candidate.path
             result.candidates.append(candidate)
     return result
+
+
+def segment_name(path: Path) -> str | None:
+    """Tell the product level a file name says; None where it is no segment's name."""
+    match = _SEGMENT_NAME.search(path.name)
+    return match[1].lower() if match else None
 
 
 def _file_key(path: Path) -> tuple[int, int] | None:

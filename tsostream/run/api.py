@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tsostream.records import RowPair
-from tsostream.run.setup import Request, position_setting, prepare_all
+from tsostream.run.setup import Prepared, Request, position_setting, prepare_all
 from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_batches
 
-__all__ = ["process", "run_request", "stream"]
+__all__ = ["process", "run_request", "run_together", "stream"]
 
 
 def _request(inputs: str | Path | Sequence[str | Path], out: Path | None, options: dict[str, Any]) -> Request:
@@ -55,8 +55,31 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def run_request(request: Request, observer: Observer | None = None) -> list[Result]:
-    """Process all exposures of a request, one after the other."""
-    return [await run_exposure(prepared, observer) for prepared in prepare_all(request)]
+    """Process all exposures of a request, one after the other, or side by side where their segments still arrive."""
+    runs = await _prepared(request)
+    if request.follow:
+        return list(await run_together([run_exposure(prepared, observer) for prepared in runs]))
+    return [await run_exposure(prepared, observer) for prepared in runs]
+
+
+async def run_together(runs: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run side by side; one that fails does not stop the others, and the first failure is raised at the end."""
+    done = await asyncio.gather(*runs, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if isinstance(result, Result)]
+
+
+async def _prepared(request: Request) -> list[Prepared]:
+    """Prepare without blocking the loop where segments are waited for."""
+    if not request.follow:
+        return prepare_all(request)
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(prepare_all, request, stop=stop)
+    finally:
+        stop.set()
 
 
 def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **options: Any) -> list[Path]:
@@ -72,7 +95,7 @@ def process(inputs: str | Path | Sequence[str | Path], out: str | Path, **option
         ``position`` of the source of an image (``[x, y]``), and fields of `tsostream.run.setup.Request`:
         ``config, settings, skip_steps, refs_dir, overrides, wavelengths,
         scout, level, allow_gaps, workers, max_memory, overwrite, hash_inputs, products, products_dir, save_steps,
-        save_ints, parity, scratch``.
+        save_ints, parity, scratch, resume, follow, idle_timeout, on_error``.
 
     Returns
     -------
@@ -94,7 +117,7 @@ async def stream(inputs: str | Path | Sequence[str | Path], **options: Any) -> A
     Parameters
     ----------
     inputs, **options
-        As for `process`.
+        As for `process`; with ``follow=True``, rows come as the segments of a directory do.
 
     Yields
     ------
@@ -108,7 +131,7 @@ async def stream(inputs: str | Path | Sequence[str | Path], **options: Any) -> A
     """
     from tsostream.errors import InputError
 
-    runs = prepare_all(_request(inputs, None, options))
+    runs = await _prepared(_request(inputs, None, options))
     if len(runs) != 1:
         raise InputError(f"the inputs hold {len(runs)} exposures; stream() takes one at a time")
     with ThreadPoolExecutor(runs[0].plan.workers, thread_name_prefix="tsostream") as pool:

@@ -117,11 +117,33 @@ class Flow:
         """
         try:
             async with aclosing(blocks):  # type: ignore[type-var]
-                async for raw in blocks:
-                    while self._full(raw) or self._head_is_done():
-                        if (done := await self._step()) is not None:
-                            yield done
-                    self._begin(raw)
+                coming: asyncio.Future[Raw | None] | None = None
+                try:
+                    while True:
+                        coming = asyncio.ensure_future(anext(blocks, None))
+                        while not coming.done():
+                            # rows must not wait for a block that may be long in coming
+                            if not self._head_is_done():
+                                await asyncio.wait([coming, *self._heads()], return_when="FIRST_COMPLETED")
+                            elif (done := await self._step()) is not None:
+                                yield done
+                        ended, coming = coming, None
+                        if ended.exception() is not None:
+                            # rows that can be finished are not lost with what cannot be read
+                            while self._calibrating or self._finishing or self._complete():
+                                if (done := await self._step()) is not None:
+                                    yield done
+                        raw = ended.result()
+                        if raw is None:
+                            break
+                        while self._full(raw) or self._head_is_done():
+                            if (done := await self._step()) is not None:
+                                yield done
+                        self._begin(raw)
+                finally:
+                    if coming is not None:
+                        coming.cancel()
+                        await asyncio.gather(coming, return_exceptions=True)
             self._ended = True
             while self._calibrating or self._waiting or self._finishing:
                 if (done := await self._step()) is not None:
@@ -184,9 +206,17 @@ class Flow:
         if self._complete():
             self._finish(self._waiting.popleft())
             return None
-        heads = [queue[0][1] for queue in (self._calibrating, self._finishing) if queue]
-        await asyncio.wait(heads, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(self._heads(), return_when=asyncio.FIRST_COMPLETED)
         return None
+
+    def _heads(self) -> list[asyncio.Future[Any]]:
+        """List the oldest block of each kind that is worked on."""
+        heads: list[asyncio.Future[Any]] = []
+        if self._calibrating:
+            heads.append(self._calibrating[0][1])
+        if self._finishing:
+            heads.append(self._finishing[0][1])
+        return heads
 
     def _finish(self, block: Waiting) -> None:
         skip = 0 if self.start is None else min(max(self.start - block.first, 0), block.raw.count)

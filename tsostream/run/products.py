@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
-from tsostream.files import Exposure
+from tsostream.files import Exposure, SegmentFile
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.run.config import Config
 from tsostream.run.measured import measured_bytes, product_name, wrong_measured
@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     from tsostream.run.chain import Chain
     from tsostream.run.setup import Prepared, Request
 
-__all__ = ["PRODUCTS", "Planned", "ProductPlan", "attach_products", "plan_products", "product_memory"]
+__all__ = [
+    "PRODUCTS",
+    "Planned",
+    "ProductPlan",
+    "asked_products",
+    "attach_products",
+    "plan_products",
+    "product_memory",
+]
 
 PRODUCTS: Final[tuple[str, ...]] = get_args(ProductKind)
 #: steps whose results the official pipeline saves under another suffix than their name
@@ -200,6 +208,12 @@ def _error(problems: list[Problem]) -> InputError:
 def _names(given: Sequence[str]) -> list[str]:
     """Split ``("rate,rateints", "ramp")`` at commas, each name once."""
     return list(dict.fromkeys(name for text in given for name in text.replace(",", " ").split()))
+
+
+def asked_products(request: Request) -> list[str]:
+    """List what is asked for, whatever the segments."""
+    span = [f"integrations {request.save_ints}"] if request.save_ints else []
+    return [*sorted(_names(request.products)), *sorted(_names(request.save_steps)), *span]
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -388,9 +402,14 @@ def attach_products(
             products.add_rates(tile.rate, step)
 
     rates = chain.rates
-    rates.taps = dict.fromkeys(products.ramp_steps, save_ramps)
-    rates.taps |= dict.fromkeys(products.rate_steps & {*_SLOPES}, save_slopes)
-    for step in products.rate_steps - {*_SLOPES}:
+    ramp_steps, rate_steps = products.ramp_steps, products.rate_steps
+    if prepared.arrivals is not None:
+        # the integrations to be saved may all be in segments that are still to come
+        for step in _names(prepared.request.save_steps):
+            (ramp_steps if _step_kind(step) == "ramp" else rate_steps).add(step)
+    rates.taps = dict.fromkeys(ramp_steps, save_ramps)
+    rates.taps |= dict.fromkeys(rate_steps & {*_SLOPES}, save_slopes)
+    for step in rate_steps - {*_SLOPES}:
         # the product without a step is of the slopes as stage 1 leaves them
         place = step or "slopes"
         chain.taps = {
@@ -398,8 +417,21 @@ def attach_products(
             place: (*chain.taps.get(place, ()), partial(products.add_rates, step=step)),
         }
     chain.lost = products.add_lost
+    if prepared.arrivals is not None and plan is not None:
+        products.more = lambda segment: product_specs(*_of_segment(prepared, segment), chain)
     try:
         yield products
     finally:
         rates.taps, chain.taps = {}, {}
         products.close()
+
+
+def _of_segment(prepared: Prepared, segment: SegmentFile) -> tuple[Prepared, list[Planned]]:
+    """Plan the products of a segment that came while the run went on."""
+    request = prepared.request
+    exposure = replace(prepared.exposure, segments=(segment,))
+    kinds = [name for name in _names(request.products) if name not in EXPOSURE_PRODUCTS]
+    steps = _names(request.save_steps)
+    directory = prepared.products.directory if prepared.products is not None else Path()
+    files = _files(exposure, directory, kinds, steps, _span(request.save_ints, exposure, steps, []))
+    return replace(prepared, exposure=exposure), list(files)

@@ -12,6 +12,7 @@ import numpy as np
 from tsostream.errors import ReadError
 from tsostream.files import TIME_FLAGS
 from tsostream.references.crds_client import crds_version
+from tsostream.run.products import asked_products
 from tsostream.run.scout import Scout
 from tsostream.run.versions import package_versions
 
@@ -86,7 +87,8 @@ def describe_prepared(prepared: Prepared, *, hash_inputs: bool = False) -> dict[
             }
             for name, r in prepared.references.items()
         },
-        "products_planned": [] if prepared.products is None else [one.path.name for one in prepared.products.all],
+        "growing": exposure.growing,
+        "products_planned": asked_products(prepared.request),
         "crds": {"context": prepared.crds_context, "version": crds_version()},
         "lock": str(prepared.request.lock or ""),
         "scout_request": prepared.request.scout,
@@ -172,6 +174,8 @@ def run_fingerprint(start: dict[str, Any]) -> dict[str, Any]:
         "products": start.get("products_planned", []),
         "versions": start["versions"],
     }
+    if start.get("growing"):
+        known["growing"] = True
     if "scout" in start:
         known["scout"] = start["scout"]["sha256"]
         known["scout_integrations"] = start["scout"]["integrations"]

@@ -6,6 +6,7 @@ All problems are collected here and raised together; `inspect` stops after this,
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,13 @@ from tsostream.references.crds_client import Progress
 from tsostream.run.chain import RateChain, bind_measurement, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
+from tsostream.run.following import (
+    Arrivals,
+    follow_exposures,
+    follow_problems,
+    growing_scout,
+    share_memory,
+)
 from tsostream.run.parity.photometry import shelf_bytes
 from tsostream.run.parity.steps import check_parity
 from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
@@ -28,6 +36,7 @@ from tsostream.run.resume import State, check_output, check_same_run
 from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
+from tsostream.sinks import open_output
 
 __all__ = ["Prepared", "Request", "output_paths", "position_setting", "prepare", "prepare_all"]
 
@@ -62,6 +71,9 @@ class Request:
         Such as ``2GB``.
     overwrite, resume
         Replace an existing output, or go on with one that did not reach its end.
+    follow, idle_timeout
+        Begin before all segments are there, and take each as it becomes complete; give up when nothing new comes
+        for so many seconds (default: never).
     on_error
         What an integration means that cannot be read: ``stop`` the run, or ``flag`` its row and go on.
     hash_inputs
@@ -97,6 +109,8 @@ class Request:
     max_memory: str | None = None
     overwrite: bool = False
     resume: bool = False
+    follow: bool = False
+    idle_timeout: float | None = None
     on_error: OnError = "stop"
     hash_inputs: bool = False
     products: tuple[str, ...] = ()
@@ -178,6 +192,7 @@ class Prepared:
     crds_context: str = ""
     products: ProductPlan | None = None
     state: State = "new"
+    arrivals: Arrivals | None = None
     wavelength_facts: dict[str, Any] = field(default_factory=dict)
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
@@ -204,39 +219,67 @@ def segment_spans(exposure: Exposure) -> tuple[tuple[int, int], ...]:
     return tuple((one.first, one.last) for one in exposure.segments)
 
 
-def output_paths(out: Path, exposures: Sequence[Exposure]) -> list[Path]:
+def output_paths(out: Path, exposures: Sequence[Exposure], *, resume: bool = False) -> list[Path]:
     """One light curve per exposure and detector: ``lc.arrow``, or ``lc.nrs1.arrow, lc.nrs2.arrow`` and so on."""
     if len(exposures) == 1:
         return [out]
     detectors = [exposure.info.detector.lower() for exposure in exposures]
     unique = len(set(detectors)) == len(detectors)
     labels = detectors if unique else [exposure.label for exposure in exposures]
-    return [out.with_name(f"{out.stem}.{label}{out.suffix}") for label in labels]
+    paths = [out.with_name(f"{out.stem}.{label}{out.suffix}") for label in labels]
+    if resume and out.exists():
+        # a run that followed one detector, before another one came
+        begun = open_output(out).metadata.get("exposure", {})
+        for index, exposure in enumerate(exposures):
+            same = begun.get("exposure_id") == exposure.exposure_id
+            if same and begun.get("detector") == exposure.info.detector and not paths[index].exists():
+                paths[index] = out
+    return paths
 
 
-def prepare_all(request: Request, *, progress: Progress | None = None) -> list[Prepared]:
-    """Find and audit the exposures, and prepare each.
+def prepare_all(
+    request: Request, *, progress: Progress | None = None, stop: threading.Event | None = None
+) -> list[Prepared]:
+    """Find and audit the exposures, and prepare each; with ``follow``, wait until the run can begin.
+
+    Parameters
+    ----------
+    request
+        What is wanted.
+    progress
+        Told how downloads get on.
+    stop
+        Ends the waiting when it is set; there is nothing to run then.
 
     Raises
     ------
     InputError
         With the problems of all exposures, configuration and references.
     """
+    arrivals: list[Arrivals | None]
     try:
-        exposures = find_exposures(
-            [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
-        )
+        if request.follow:
+            if unfit := follow_problems(request):
+                raise ConfigError(unfit)
+            followed = follow_exposures(request, stop)
+            exposures, arrivals = [one for one, _ in followed], [one for _, one in followed]
+            request = share_memory(request, len(exposures))
+        else:
+            exposures = find_exposures(
+                [Path(one) for one in request.inputs], level=request.level, allow_gaps=request.allow_gaps
+            )
+            arrivals = [None] * len(exposures)
     except InputError as error:
-        raise InputError([*error.problems, *_request_problems(request)]) from None
+        raise type(error)([*error.problems, *_request_problems(request)]) from None
     outs: Sequence[Path | None] = [None] * len(exposures)
     if request.out is not None:
-        outs = output_paths(request.out, exposures)
+        outs = output_paths(request.out, exposures, resume=request.resume)
     prepared: list[Prepared] = []
     problems: list[Problem] = []
     kinds: set[type[InputError]] = set()
-    for exposure, out in zip(exposures, outs, strict=True):
+    for exposure, out, coming in zip(exposures, outs, arrivals, strict=True):
         try:
-            prepared.append(prepare(request, exposure, out, progress=progress))
+            prepared.append(prepare(request, exposure, out, progress=progress, arrivals=coming))
         except InputError as error:
             problems += error.problems
             kinds.add(type(error))
@@ -278,6 +321,7 @@ def prepare(
     *,
     fetch: bool = True,
     progress: Progress | None = None,
+    arrivals: Arrivals | None = None,
 ) -> Prepared:
     """Prepare one exposure; missing reference files are downloaded here, and never later.
 
@@ -311,6 +355,8 @@ def prepare(
         what = "--parity works on whole segments, so an integration that cannot be read stops it"
         problems.append(Problem(what, "--on-error flag", "leave one of the two out", "parameter"))
     scout = collect(lambda: parse_scout(request.scout))
+    if scout is not None and arrivals is not None:
+        scout = growing_scout(scout)
     limit = request.max_memory
     memory = collect(lambda: parse_bytes(limit)) if limit else None
     if chosen is None or scout is None:
@@ -353,6 +399,8 @@ def prepare(
         f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)
     ]
     notes += waves.notes
+    if arrivals is not None:
+        notes += arrivals.folder.reports
     if request.resume and state == "new" and out is not None:
         notes.append(f"{out} is not there yet: nothing to resume, the run begins at its beginning")
     prepared = Prepared(
@@ -371,6 +419,7 @@ def prepare(
         products=products,
         notes=tuple(dict.fromkeys(notes)),
         state=state or "new",
+        arrivals=arrivals,
     )
     check_same_run(prepared)
     return prepared

@@ -19,8 +19,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tsostream.errors import TsoStreamError
-from tsostream.files import block_length, read_blocks
+from tsostream.errors import IdleTimeoutError, TsoStreamError
+from tsostream.files import SegmentFile, block_length, read_blocks
 from tsostream.integration.payload import Measurement
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
@@ -37,6 +37,7 @@ from tsostream.records import (
 )
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
+from tsostream.run.following import followed_blocks
 from tsostream.run.measured import attach_measured, sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
@@ -235,17 +236,16 @@ def stream_rows(
     """
     prepared = ready.prepared
     exposure, plan = prepared.exposure, prepared.plan
-    ranges = None
-    if start is not None:
-        begin = first_to_read(ready.chain.window, exposure.first, start)
-        ranges = [(begin, exposure.last - begin + 1)]
-    blocks = read_blocks(
-        exposure,
-        ranges=ranges,
-        block_bytes=prepared.request.block_bytes or plan.block_bytes,
-        read_ahead=plan.read_ahead,
-        on_error=prepared.request.on_error,
-    )
+    begin = exposure.first if start is None else first_to_read(ready.chain.window, exposure.first, start)
+    options: dict[str, Any] = {
+        "block_bytes": prepared.request.block_bytes or plan.block_bytes,
+        "read_ahead": plan.read_ahead,
+        "on_error": prepared.request.on_error,
+    }
+    if prepared.arrivals is not None:
+        blocks = followed_blocks(prepared, begin, **options)
+    else:
+        blocks = read_blocks(exposure, ranges=[(begin, exposure.last - begin + 1)], **options)
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)
     flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start)
     if isinstance(step := ready.chain.measuring[0], FirstPass):
@@ -304,6 +304,17 @@ async def run_exposure(
             measured.sync()
 
         output.before_sync = sync
+        if (arrivals := prepared.arrivals) is not None:
+
+            def take(segment: SegmentFile) -> None:
+                output.add_input(segment.source_path.name, [segment.size, segment.header_sha256])
+                products.know_segment(segment)
+                measured.know_segment(segment.first, segment.segment_number)
+                made.extend(path for path in products.paths if path not in made)
+
+            stack.callback(arrivals.folder.close)
+            arrivals.on_segment, arrivals.report = take, observer.message
+            arrivals.folder.tell(observer.message)
         status, facts = "failed", _Facts()
         try:
             output.start()
@@ -317,7 +328,7 @@ async def run_exposure(
                 products.publish()
                 measured.publish()
             status = "complete"
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, IdleTimeoutError):
             status = "interrupted"
             raise
         finally:
@@ -325,7 +336,8 @@ async def run_exposure(
             footer = {
                 **facts.describe(ready, seconds),
                 **describe_sessions(prepared.out),
-                "products": [path.name for path in made],
+                **({} if arrivals is None else arrivals.describe()),
+                "products": sorted(path.name for path in made),
             }
             try:
                 output.finish(status, footer)  # type: ignore[arg-type]
@@ -426,7 +438,11 @@ async def stream_batches(
                 for pair in batcher.flush():
                     yield pair
                 continue
-            measurement, coming = coming.result(), None
+            ended, coming = coming, None
+            if ended.exception() is not None:
+                for pair in batcher.flush():
+                    yield pair
+            measurement = ended.result()
             if measurement is None:
                 break
             for step in ready.late:

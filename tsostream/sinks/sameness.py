@@ -61,10 +61,10 @@ def run_differences(
     """
     # plain, as the one on disk became: a tuple is a list there
     new = plain_values(new)
+    growing = old.get("growing") or new.get("growing")
     if only is not None:
         old = {key: value for key, value in old.items() if key in only}
         new = {key: value for key, value in new.items() if key in only}
-    growing = old.get("growing") or new.get("growing")
     found = [
         Problem(_say(path, before, now), where, _TODO.get(path[0], _RESUME_TODO), "other_run")
         for path, before, now in _differences(old, new)

@@ -288,25 +288,36 @@ class Products:
     ):
         self._unusable = unusable
         self._following = resume.following if resume else 0
-        self._products = [
-            _Open(
-                spec,
-                ProductFile(
-                    spec.path,
-                    spec.layout,
-                    spec.first,
-                    spec.count,
-                    static=spec.static,
-                    times=None if spec.kind == "rate" else spec.source.times,
-                    overwrite=overwrite,
-                    kept=_kept(spec, resume),
-                ),
-                MeanRate(spec.first, spec.count, (spec.shape[-2], spec.shape[-1]))
-                if spec.kind == "rate"
-                else None,
-            )
-            for spec in specs
-        ]
+        self._overwrite, self._resume = overwrite, resume
+        self._products = [self._begin(spec) for spec in specs]
+        #: makes the specs of a segment that comes while the run goes on
+        self.more: Callable[[Any], Sequence[ProductSpec]] = lambda segment: ()
+
+    def _begin(self, spec: ProductSpec) -> _Open:
+        file = ProductFile(
+            spec.path,
+            spec.layout,
+            spec.first,
+            spec.count,
+            static=spec.static,
+            times=None if spec.kind == "rate" else spec.source.times,
+            overwrite=self._overwrite,
+            kept=_kept(spec, self._resume),
+        )
+        shape = (spec.shape[-2], spec.shape[-1])
+        return _Open(spec, file, MeanRate(spec.first, spec.count, shape) if spec.kind == "rate" else None)
+
+    def know_segment(self, segment: Any) -> None:
+        """Make room for the products of a segment that came while the run goes on; before it is read.
+
+        Raises
+        ------
+        InputError
+            When an earlier session has made a part of them, and it is not there any more.
+        """
+        # a new list: workers may be walking through the old one
+        self._products = [*self._products, *(self._begin(spec) for spec in self.more(segment))]
+        self.check_kept()
 
     @property
     def paths(self) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -195,6 +195,11 @@ class MeasuredProducts:
         starts = [start for start, _ in self._spec.segments]
         labels = np.array([label for _, label in self._spec.segments])
         return labels[np.clip(np.searchsorted(starts, numbers, side="right") - 1, 0, None)]
+
+    def know_segment(self, first: int, number: int) -> None:
+        """Label the integrations of a segment that came while the run goes on."""
+        number = number or len(self._spec.segments) + 1
+        self._spec = replace(self._spec, segments=sorted({*self._spec.segments, (first, number)}))
 
     def check_kept(self) -> None:
         """Look whether what earlier sessions made is still there.

@@ -120,9 +120,8 @@ class _OpenFile:
             When its headers are not those that were inspected.
         """
         stat = os.fstat(self.descriptor)
-        if stat.st_mtime_ns == self._mtime_ns or (
-            stat.st_size < self.segment.data_size and self.on_error == "flag"
-        ):
+        # one that became shorter is told by the integration that is not there any more
+        if stat.st_mtime_ns == self._mtime_ns or stat.st_size < self.segment.data_size:
             return
         if self.segment.path == self.segment.source_path:
             self._refuse_another()

@@ -13,10 +13,17 @@ from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding
-from tsostream.operators.clean_flicker_noise import CleanFlickerNoise, clean_ramp, scene_mask, working_arrays
+from tsostream.operators.clean_flicker_noise import (
+    CleanFlickerNoise,
+    add_scene,
+    clean_ramp,
+    scene_level,
+    scene_mask,
+    working_arrays,
+)
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.testing.builders import make_info, make_ramp, make_references
-from tsostream.testing.naive.flicker import clean_integration, clip_background
+from tsostream.testing.naive.flicker import clean_integration, clip_background, rising_scene, scene_ratio
 from tsostream.testing.oracle import Case, compare, official_python, run_official
 
 
@@ -91,6 +98,43 @@ def test_takes_the_lines_out() -> None:
     # the level that all lines have in common is put back
     after = np.median(np.abs(rest - np.median(rest, axis=(2, 3), keepdims=True)))
     assert after < 0.1 * before
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_scene_is_scaled_by_the_integration_itself(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    info = make_info("NRS_BRIGHTOBJ", ny=6, nx=10, ngroups=5)
+    ramp = striped(info, rng, 1)
+    image = rng.uniform(0.1, 900, info.frame_shape).astype(np.float32)
+    pixels = np.sort(rng.choice(60, 20, replace=False)).astype(np.int32)
+    levels = np.ascontiguousarray(image.ravel()[pixels])
+    found = scene_level(ramp.data[0], ramp.groupdq[0], pixels, levels, 0.7, np.empty(20))
+    expected = scene_ratio(ramp.data[0], ramp.groupdq[0], image, pixels, 0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    data = ramp.data[0].copy()
+    add_scene(data, image, -found)
+    np.testing.assert_allclose(data, ramp.data[0] - rising_scene(image, found, 5), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("depth", [1.0, 0.9])
+def test_lines_come_out_where_the_source_covers_them(depth: float) -> None:
+    """With the image taken out the source's own columns are cleaned, in transit as well as out of it."""
+    info = make_info("NRS_BRIGHTOBJ", ny=32, nx=64, ngroups=5)
+    rng = np.random.default_rng(4)
+    image = np.zeros(info.frame_shape, np.float32)
+    image[4:28] = rng.uniform(2000, 4000, (24, 64))  # three quarters of every column
+    ramp = make_ramp(info, rng, 1, hits=0.0, saturated=0.0)
+    times = info.group_time * np.arange(5, dtype=np.float32)[:, None, None]
+    ramp.data[0] = rng.normal(0, 1, ramp.data[0].shape) + depth * image * times
+    lines = rng.normal(0, 30, (5, 1, 64))
+    ramp.data[0] += lines
+    binding = Binding(info, templates={"image": image})
+    scene = depth * image * times
+    (out,) = CleanFlickerNoise(background_method="median_image").bind(binding).push(ramp)
+    rest = np.diff(out.data[0] - scene, axis=0)
+    left = np.median(rest, axis=1) - np.median(rest)
+    assert np.std(left) < 0.05 * np.std(np.diff(lines, axis=0))
 
 
 def test_skipped_and_refused() -> None:

@@ -31,9 +31,11 @@ from tsostream.operators.ranks import (
 )
 from tsostream.operators.tile import Tile
 
-__all__ = ["CleanFlickerNoise", "clean_ramp", "clip_limits", "scene_mask"]
+__all__ = ["CleanFlickerNoise", "add_scene", "clean_ramp", "clip_limits", "scene_level", "scene_mask"]
 
 UNUSABLE = np.uint8(dq.DO_NOT_USE | dq.JUMP_DET)
+#: at most this many pixels tell how bright an integration is
+BRIGHT = 1024
 #: limit of the clips that find the level and width of the background [sigma]
 SIGMA = 3.0
 
@@ -170,6 +172,52 @@ def clean_ramp(
                 data[g, y, x] = data[g - 1, y, x] + (image[y, x] + level)
 
 
+@kernel
+def scene_level(data, groupdq, pixels, levels, tgroup, ratios):
+    """Scale of an integration against the scene: the median over bright pixels of their rise, before any hit or loss.
+
+    Parameters
+    ----------
+    data : float32 [group, y, x]
+        Signal [DN].
+    groupdq : uint8 [group, y, x]
+        A ramp counts up to its first flag.
+    pixels : int32 [pixel]
+        Flat indices of the pixels to use.
+    levels : float32 [pixel]
+        The scene's slope there [DN/s], positive.
+    tgroup : float
+        Group time [s].
+    ratios : float64 [pixel]
+        Working array.
+    """
+    nx, count = data.shape[2], 0
+    for p in range(pixels.size):
+        y, x = pixels[p] // nx, pixels[p] % nx
+        last = 0
+        while last < data.shape[0] and groupdq[last, y, x] == 0:
+            last += 1
+        last -= 1
+        if last < 1:
+            continue
+        ratio = np.float64(data[last, y, x] - data[0, y, x]) / (last * tgroup * levels[p])
+        if np.isfinite(ratio):
+            ratios[count] = ratio
+            count += 1
+    return np.median(ratios[:count]) if count > 0 else 1.0
+
+
+@kernel
+def add_scene(data, image, step):
+    """Add a scene that rises by ``step * image`` (float32 [y, x]) from group to group, in place."""
+    for g in range(1, data.shape[0]):
+        for y in range(data.shape[1]):
+            row, scene = data[g, y], image[y]
+            factor = np.float32(step * g)
+            for x in range(row.size):
+                row[x] += factor * scene[x]
+
+
 def scene_mask(image: np.ndarray, n_sigma: float) -> np.ndarray:
     """Find the pixels without signal.
 
@@ -211,9 +259,11 @@ class CleanFlickerNoise(Operator):
     fit_by_channel
         Cut the lines of near-infrared full frames into the four outputs.
     background_method
-        ``median`` or None; ``model`` and ``median_image`` are refused.
+        ``median`` or None; or ``median_image``: the scout's image, scaled by the integration's own flux, is taken out
+        before the lines are judged, so that all pixels count, the source's too. The official step takes the median ramp
+        of the file instead, and the white light of each integration. ``model`` is refused.
     n_sigma
-        Pixels further above the background are signal [sigma].
+        Pixels further above the background are signal [sigma]; without effect with ``median_image``.
     single_mask
         False, a mask for each integration from its own slopes, is refused: it would follow the source.
     mask_science_regions, apply_flat_field, fit_histogram, user_mask
@@ -267,9 +317,18 @@ class CleanFlickerNoise(Operator):
         whole = (
             self.fit_by_channel and info.subarray.upper() == "FULL" and not info.is_miri and length == 2048
         )
+        scene = np.ascontiguousarray(np.nan_to_num(image), np.float32)
+        pixels, levels = np.empty(0, np.int32), np.empty(0, np.float32)
+        mask = scene_mask(np.asarray(image), self.n_sigma)
+        if self.background_method == "median_image":
+            mask = np.ascontiguousarray(np.isfinite(image))
+            pixels = bright_places(np.where((plane & dq.DO_NOT_USE) == 0, scene, np.float32(0)))
+            levels = np.ascontiguousarray(scene.ravel()[pixels])
         run = partial(
             _clean,
-            scene=scene_mask(np.asarray(image), self.n_sigma),
+            image=scene,
+            bright=(pixels, levels, float(info.group_time)),
+            scene=mask,
             subtract_level=self.background_method == "median",
             n_sigma=float(self.n_sigma),
             along_x=along_x,
@@ -280,8 +339,7 @@ class CleanFlickerNoise(Operator):
     def _refuse_unsupported(self) -> None:
         asked = {
             "fit_method 'fft'": self.fit_method == "fft",
-            f"background_method {self.background_method!r}": self.background_method
-            in ("model", "median_image"),
+            f"background_method {self.background_method!r}": self.background_method == "model",
             "single_mask False": not self.single_mask,
             "mask_science_regions": self.mask_science_regions,
             "apply_flat_field": self.apply_flat_field,
@@ -296,6 +354,14 @@ class CleanFlickerNoise(Operator):
         ]
         if problems:
             raise ConfigError(problems)
+
+
+def bright_places(image: np.ndarray) -> np.ndarray:
+    """Flat indices of the brightest pixels (int32 [pixel]), at most `BRIGHT`, in ascending order."""
+    flat = image.ravel()
+    order = np.argsort(-flat, kind="stable")[:BRIGHT]
+    enough = 0.3 * flat[order[: max(1, len(order) // 10)]].mean()
+    return np.sort(order[(flat[order] > enough) & (flat[order] > 0)]).astype(np.int32)
 
 
 def working_arrays(info: ExposureInfo) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -317,6 +383,8 @@ def _clean(
     y0: int,
     y1: int,
     *,
+    image: np.ndarray,
+    bright: tuple[np.ndarray, np.ndarray, float],
     scene: np.ndarray,
     subtract_level: bool,
     n_sigma: float,
@@ -324,6 +392,15 @@ def _clean(
     channels: int,
 ) -> None:
     names = ("before", "image", "good", "work", "spare", "sums", "squares")
+    pixels, levels, tgroup = bright
+    ratios = np.empty(pixels.size)
     for i in range(tile.count):
         arrays = [tile.scratch[f"clean_flicker_noise.{name}"][i] for name in names]
-        clean_ramp(tile.data[i], tile.groupdq[i], scene, subtract_level, n_sigma, along_x, channels, *arrays)
+        data, flags = tile.data[i], tile.groupdq[i]
+        step = 0.0
+        if pixels.size:
+            step = scene_level(data, flags, pixels, levels, tgroup, ratios) * tgroup
+            add_scene(data, image, -step)
+        clean_ramp(data, flags, scene, subtract_level, n_sigma, along_x, channels, *arrays)
+        if pixels.size:
+            add_scene(data, image, step)

@@ -16,6 +16,8 @@ __all__ = [
     "clip_statistics",
     "median_lines",
     "order",
+    "rising_scene",
+    "scene_ratio",
 ]
 
 
@@ -104,6 +106,27 @@ def clean_integration(
     return out
 
 
+def scene_ratio(
+    data: np.ndarray, groupdq: np.ndarray, image: np.ndarray, pixels: np.ndarray, tgroup: float
+) -> float:
+    """Median over pixels (flat indices) of the rise before the first flag, against that of the image."""
+    ratios = []
+    for place in pixels:
+        y, x = divmod(int(place), data.shape[2])
+        flagged = [g for g in range(len(data)) if groupdq[g, y, x]]
+        last = (flagged[0] if flagged else len(data)) - 1
+        if last >= 1:
+            rise = float(np.float32(data[last, y, x] - data[0, y, x]))
+            ratios.append(rise / (last * tgroup * float(image[y, x])))
+    ratios = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return float(np.median(ratios)) if ratios else 1.0
+
+
+def rising_scene(image: np.ndarray, step: float, ngroups: int) -> np.ndarray:
+    """Signal of a scene that begins at zero; [group, y, x]."""
+    return np.arange(ngroups)[:, None, None] * step * image
+
+
 #: ``module.kernel`` below ``tsostream.operators`` -> its twin
 FLICKER_TWINS: dict[str, Callable[..., Any]] = {
     "ranks.sort_values": order,
@@ -118,4 +141,6 @@ FLICKER_TWINS: dict[str, Callable[..., Any]] = {
     "clean_flicker_noise.clip_limits": clip_background,
     "clean_flicker_noise._collect": clean_integration,
     "clean_flicker_noise.clean_ramp": clean_integration,
+    "clean_flicker_noise.scene_level": scene_ratio,
+    "clean_flicker_noise.add_scene": rising_scene,
 }

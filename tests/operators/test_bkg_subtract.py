@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsostream.errors import ConfigError, ReferenceMismatchError
+from tsostream.files.backgrounds import average_background
 from tsostream.integration import dq
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding
@@ -200,3 +201,32 @@ def test_against_the_official_step(tmp_path: Path) -> None:
         assert "error" not in official, official
         assert "COMPLETE" in official["status"].values(), official["status"]
         assert_parity(result, official)
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.skipif(not official_python(), reason="TSOSTREAM_JWST_PYTHON names no Python that has jwst")
+def test_mean_of_background_exposures_against_the_official_step(tmp_path: Path) -> None:
+    info = make_info("MIR_LRS-SLITLESS", level="rateints", tsovisit=True)
+    rng = np.random.default_rng(3)
+    paths = []
+    for number in range(2):
+        other = make_rate(info, rng, 6, bad=0.02)
+        head = fits.PrimaryHDU()
+        head.header.update(DETECTOR="MIRIMAGE", INSTRUME="MIRI", TELESCOP="JWST", DATAMODL="CubeModel")
+        head.header.update(SUBSTRT1=1, SUBSTRT2=1, SUBSIZE1=info.nx, SUBSIZE2=info.ny)
+        planes = {"SCI": other.data, "ERR": other.err, "DQ": other.dq, "VAR_POISSON": other.var_poisson}
+        paths.append(tmp_path / f"{number}_rateints.fits")
+        fits.HDUList([head, *(fits.ImageHDU(one, name=name) for name, one in planes.items())]).writeto(
+            paths[-1]
+        )
+    rate = make_rate(info, rng, 3, bad=0.02)
+    case = RateCase("bkg_subtract", info, copy(rate), positional=[",".join(map(str, paths))])
+    background = average_background(paths, info)
+    (out,) = BkgSubtract().bind(Binding(info, templates={"background": background})).push(rate)
+    (official,) = run_official_rates([case])
+    assert "error" not in official, official
+    np.testing.assert_array_equal(out.dq, official["dq"])
+    # the official mean is one of float32
+    rounding = 3e-7 * float(np.abs(background[0]).max())
+    np.testing.assert_allclose(out.data, official["data"], rtol=1e-6, atol=rounding)

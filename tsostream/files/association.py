@@ -33,6 +33,8 @@ class Association:
         As in the file; empty when absent.
     notes
         What was left out.
+    backgrounds
+        Background members, as they are named.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Association:
     asn_id: str
     asn_type: str
     notes: tuple[str, ...] = ()
+    backgrounds: tuple[Path, ...] = ()
 
 
 def load_association(path: str | Path) -> Association:
@@ -102,7 +105,21 @@ def load_association(path: str | Path) -> Association:
         asn_id=str(content.get("asn_id") or ""),
         asn_type=str(content.get("asn_type") or ""),
         notes=notes,
+        backgrounds=_backgrounds(products, path.parent),
     )
+
+
+def _backgrounds(products: list[Any], folder: Path) -> tuple[Path, ...]:
+    """Find the background members; a packed one serves where the plain one is absent."""
+    found: list[Path] = []
+    for product in products:
+        members = product.get("members") if isinstance(product, dict) else None
+        for member in members if isinstance(members, list) else []:
+            if isinstance(member, dict) and str(member.get("exptype", "")).lower() == "background":
+                path = folder / str(member.get("expname"))
+                packed = path.with_name(path.name + ".gz")
+                found.append(packed if packed.exists() and not path.exists() else path)
+    return tuple(found)
 
 
 def _science_members(products: list[Any]) -> tuple[list[str], int, int]:
@@ -115,8 +132,9 @@ def _science_members(products: list[Any]) -> tuple[list[str], int, int]:
             name = member.get("expname") if isinstance(member, dict) else None
             if not isinstance(name, str) or not name or "\0" in name:
                 broken += 1
-            elif str(member.get("exptype", "science")).lower() != "science":
-                skipped += 1
+            elif (kind := str(member.get("exptype", "science")).lower()) != "science":
+                # backgrounds are found by themselves
+                skipped += kind != "background"
             elif name not in names:
                 names.append(name)
     return names, skipped, broken

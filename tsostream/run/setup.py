@@ -18,6 +18,7 @@ from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
+from tsostream.run.background import mean_background
 from tsostream.run.chain import RateChain, bind_measurement, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
@@ -174,6 +175,8 @@ class Prepared:
         FITS products to make; None when none is asked for.
     state
         Whether the output begins, goes on, or is complete already.
+    background
+        Mean of the background exposures with its DQ, as the template ``background``; empty without any.
     wavelength_facts
         Window and source position that came with the wavelengths, by keyword (SLTSTRT1, SRCXPOS, …).
     """
@@ -194,6 +197,7 @@ class Prepared:
     state: State = "new"
     arrivals: Arrivals | None = None
     wavelength_facts: dict[str, Any] = field(default_factory=dict)
+    background: dict[str, Any] = field(default_factory=dict)
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
@@ -368,12 +372,14 @@ def prepare(
     waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
     config = chosen.config.without(missing.skipped)
     products = collect(lambda: plan_products(request, exposure, out, config))
+    background: dict[str, Any] = collect(lambda: mean_background(request, config, exposure)) or {}
     if problems:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, {})
     # without the scout: to see that the steps fit, and what windows will hold
     known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
     known["slit"] = dict(waves.facts or {})
+    known |= background
     slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
     if request.parity is not None:
         check_parity(request, config, info, loaded.references)
@@ -414,6 +420,7 @@ def prepare(
         wavelengths=dict(waves.by_order),
         wavelength_source=waves.source,
         wavelength_facts=dict(waves.facts or {}),
+        background=background,
         scout=scout,
         plan=plan,
         products=products,

@@ -35,6 +35,7 @@ from tsostream.records import (
     slice_measurement,
     spectra_schema,
 )
+from tsostream.run.background import slopes_again
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
@@ -171,10 +172,15 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
     templates = {**scout.templates(), "wavelength": prepared.wavelengths, "slit": prepared.wavelength_facts}
     rates = make_chain(templates)
+    templates |= prepared.background
+    if prepared.request.parity is not None:
+        # steps that do what the official ones do to a file look at all of it
+        bytes_of_block = prepared.request.block_bytes or prepared.plan.block_bytes
+        templates["rates"] = slopes_again(exposure, rates, bytes_of_block)
     slopes = prepared.bind_slopes(rates, templates)
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
     notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
-    templates = dict(slopes.templates)
+    templates = {key: value for key, value in slopes.templates.items() if key != "rates"}
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
         if note not in prepared.notes:

@@ -166,8 +166,8 @@ def test_what_is_unknown_to_both_is_an_error(tmp_path):
         ("jump.flag_4_neighbours=false", "did you mean flag_4_neighbors?"),
         ("jumb.skip=true", "there is no step 'jumb'; did you mean jump?"),
         (
-            "srctype.skip=true",
-            "srctype is a step of the official pipeline that tsostream does not have; a time",
+            "assign_wcs.skip=true",
+            "assign_wcs is a step of the official pipeline that tsostream does not have; wavelengths",
         ),
     ],
 )

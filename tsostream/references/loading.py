@@ -198,6 +198,8 @@ def _load_fits(
     problems = check_keywords(keywords, kind, info, where, notes)
     placed = _place_arrays(hdus, keys, kind, info, problems, where)
     problems += [_missing(name, kind, hdus, where) for name in kind.tables if name not in keys]
+    if kind.arrays and not placed and not problems and not any(name in keys for name in kind.extra_tables):
+        problems.append(_missing(" or ".join((kind.arrays[0].name, *kind.extra_tables)), kind, hdus, where))
     cut = None
     if kind.layout == "image" and not problems:
         if kind.arrays[0] in placed:

@@ -18,7 +18,7 @@ from tsostream.integration.exposure_info import Level
 from tsostream.integration.reference import Reference
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
-from tsostream.run.background import mean_background
+from tsostream.run.background import background_files, mean_background
 from tsostream.run.chain import RateChain, bind_measurement, bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
@@ -401,6 +401,9 @@ def prepare(
         *map(str, loaded.notes),
         *map(str, missing.skipped.values()),
     ]
+    if background:
+        files = ", ".join(path.name for path in background_files(request, config))
+        notes.append(f"bkg_subtract: the mean of {files} is subtracted")
     notes += [
         f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)
     ]

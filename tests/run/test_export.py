@@ -263,7 +263,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[1] - peaks[0] < 25_000, "kB"
 
 
-def long_output(folder: str, count: int) -> Path:
+def test_orders_and_apertures(tmp_path: Path) -> None:
+    keys = ((1, 0), (1, 1), (2, 0), (2, 1))
+    waves = {"1": [2.8, 1.9, 0.9], "2": [1.4, 0.6, None]}
+    lc = tsostream.open(long_output(str(tmp_path), 150, keys=keys, waves=waves))
+    rows = lc.to_pandas()
+    for aperture in (0, 1):
+        path = lc.to_x1dints(tmp_path / f"{aperture}.fits", aperture=aperture)
+        white = QTable.read(lc.to_whtlt(tmp_path / f"{aperture}.ecsv", aperture=aperture))
+        with fits.open(path) as hdus:
+            for order in (1, 2):
+                chosen = ((rows["order"] == order) & (rows["aperture"] == aperture)).to_numpy()
+                table = hdus["EXTRACT1D", order]
+                assert table.header["SPORDER"] == order
+                np.testing.assert_array_equal(table.data["FLUX"], lc.spectra.array("flux")[chosen])
+                np.testing.assert_array_equal(table.data["WAVELENGTH"][5], np.array(waves[str(order)], float))
+                flux = white[f"whitelight_flux_order_{order}"].value
+                np.testing.assert_array_equal(flux, rows["flux"][chosen])
+                series = lc.to_timeseries(order=order, aperture=aperture)
+                np.testing.assert_array_equal(series["flux"].value, rows["flux"][chosen])
+    with pytest.raises(InputError, match="no order 1 with aperture 2"):
+        lc.to_whtlt(tmp_path / "x.ecsv", aperture=2)
+
+
+def long_output(
+    folder: str,
+    count: int,
+    keys: tuple[tuple[int, int], ...] = ((1, 0),),
+    waves: dict[str, Any] | None = None,
+) -> Path:
     """An output of many integrations, without a run."""
     from tsostream.integration.payload import Measurement, Times
     from tsostream.records import encode_metadata, light_curve_schema, spectra_schema, to_batches
@@ -271,20 +299,21 @@ def long_output(folder: str, count: int) -> Path:
 
     exposure: dict[str, Any] = {"exposure_id": "jw1", "instrument": "MIRI", "detector": "MIRIMAGE",
                                 "exp_type": "MIR_LRS-SLITLESS", "nints": count}  # fmt: skip
-    metadata = {"exposure": exposure, "wavelength": np.linspace(5, 12, 32).tolist(), "wavelength_unit": "um",
+    n_wave = 3 if waves else 32
+    metadata = {"exposure": exposure, "wavelength": waves or np.linspace(5, 12, 32).tolist(), "wavelength_unit": "um",
                 "flux_unit": "electron", "segments": [{"intstart": 1, "segment": 1}]}  # fmt: skip
     encoded = encode_metadata(metadata)
     schemas = (
         light_curve_schema(kind="spectroscopy", flux_unit="electron", metadata=encoded),
-        spectra_schema(n_wave=32, flux_unit="electron", metadata=encoded),
+        spectra_schema(n_wave=n_wave, flux_unit="electron", metadata=encoded),
     )
     out = Path(folder) / "lc.arrow"
     output = Output.create(out, *schemas)
     for begin in range(1, count + 1, 64):
         n = min(64, count + 1 - begin)
         clock = 59770 + np.arange(begin, begin + n)[:, None] * 1e-5 + np.zeros(6)
-        flux = np.full((n, 1, 32), float(begin))
-        rows = Measurement(begin, Times(clock, np.zeros(n, np.uint32)), ((1, 0),), {"flux": flux.sum(-1)},
+        flux = np.full((n, len(keys), n_wave), float(begin)) + 0.25 * np.arange(len(keys))[:, None]
+        rows = Measurement(begin, Times(clock, np.zeros(n, np.uint32)), keys, {"flux": flux.sum(-1)},
                            {"flux": flux, "flux_err": flux}, np.ones(n, bool))  # fmt: skip
         batches = to_batches(
             rows, exposure_id="jw1", detector="MIRIMAGE", lc_schema=schemas[0], spectra_schema=schemas[1]

@@ -108,8 +108,18 @@ def _light_curve_columns(kind: str) -> tuple[_Column, ...]:
 _IMAGING = (
     _Column("annulus_mean", pa.float64(), "{flux} / pix", "mean of the background annulus, unclipped"),
     _Column("psf_flux", pa.float64(), "{flux}", "flux from the PSF fit"),
-    _Column("ra", pa.float64(), "deg", "right ascension (ICRS); NaN: not computed yet"),
-    _Column("dec", pa.float64(), "deg", "declination (ICRS); NaN: not computed yet"),
+    _Column(
+        "ra",
+        pa.float64(),
+        "deg",
+        "right ascension of the aperture (ICRS); NaN: no coordinate system in the file",
+    ),
+    _Column(
+        "dec",
+        pa.float64(),
+        "deg",
+        "declination of the aperture (ICRS); NaN: no coordinate system in the file",
+    ),
 )
 
 _SPECTRA = (

@@ -188,8 +188,9 @@ def _cards(prepared: Prepared, measuring: Any, order: int) -> dict[str, Any]:
         "SRCTYPE": header.get("SRCTYPE") or header.get("SRCTYAPT"),
     }
     cards |= {key: header.get(key) for key in ("SLIT_RA", "SLIT_DEC", "SOURCEID", "SRCXPOS", "SRCYPOS")}
-    if order == measuring.keys[0][0]:
-        cards |= _limits(measuring.pixeldq.shape, measuring.aperture.pixel)
+    aperture = getattr(measuring, "aperture", None)
+    if order == measuring.keys[0][0] and aperture is not None:
+        cards |= _limits(measuring.pixeldq.shape, aperture.pixel)
     return {key: _plain(value) for key, value in cards.items() if value is not None and value != ""}
 
 

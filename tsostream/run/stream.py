@@ -41,7 +41,7 @@ from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
 from tsostream.run.measured import attach_measured, sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
-from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
+from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start, shelf_note
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
@@ -190,6 +190,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     if isinstance(measuring, BoundOfficialPhotometry):
         # the rest waits until the file is complete: see stream_rows
         steps = (FirstPass(measuring),)
+        if note := shelf_note(steps[0], prepared.request.scratch):
+            observer.message(note)
     measured: dict[str, Any] = {
         "flux_unit": measuring.unit,
         "measurement_notes": getattr(measuring, "notes", ()),

@@ -21,7 +21,15 @@ from tsostream.errors import SinkError
 from tsostream.integration.payload import Measurement, Rate, Times
 from tsostream.operators.photometry.images import BoundOfficialPhotometry, Images, slice_images
 
-__all__ = ["SHELF_BYTES", "FirstPass", "SegmentPhotometry", "keep_segments", "segment_start", "shelf_bytes"]
+__all__ = [
+    "SHELF_BYTES",
+    "FirstPass",
+    "SegmentPhotometry",
+    "keep_segments",
+    "segment_start",
+    "shelf_bytes",
+    "shelf_note",
+]
 
 #: images of a file that are kept in memory [bytes]; more goes to disk
 SHELF_BYTES: Final = 32 << 20
@@ -231,6 +239,18 @@ class SegmentPhotometry:
 def _cut(absent: Measurement, start: int, stop: int) -> Measurement:
     part = slice(start, stop)
     return Measurement(absent.first + start, absent.times[part], absent.keys, {}, {}, absent.present[part])
+
+
+def shelf_note(step: Any, scratch: Path | None) -> str:
+    """Say how much disk the images of the largest file take; empty when they stay in memory."""
+    if not isinstance(step, FirstPass):
+        return ""
+    frame = step.photometry.scale.size
+    size = max((last - first + 1 for first, last in step.photometry.segments), default=0) * frame * 9
+    if size <= SHELF_BYTES:
+        return ""
+    where = scratch or "the system's temporary folder"
+    return f"parity: the images of a file take {size / 1e6:.0f} MB in {where} until its last one is there"
 
 
 def segment_start(step: Any, following: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -163,3 +164,48 @@ def test_noise_that_columns_share_is_added_once_for_their_sum() -> None:
 def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_operator(WhiteLight, parameters)
+
+
+def test_apertures_sum_the_same_columns_and_orders_their_own() -> None:
+    info = make_info("NRS_BRIGHTOBJ")
+    templates = make_templates(info, np.random.default_rng(0))
+    spectrum, n = np.linspace(100.0, 1000.0, info.nx), info.nx
+    templates |= {
+        "keys": ((1, 0), (1, 1), (2, 0)),
+        "spectrum": np.stack([spectrum, spectrum, spectrum[::-1]]),
+        "spectrum_error": np.stack([np.full(n, 100.0), np.full(n, 10.0), np.full(n, 100.0)]),
+        "columns_wavelength": np.stack([np.linspace(1, 5, n)] * 3),
+        "sum_weights": [np.ones(info.frame_shape)] * 3,
+        "column_covariance": np.zeros((1, 1)),
+    }
+    first, second, other = WhiteLight().bind(Binding(info, templates=templates)).series
+    np.testing.assert_array_equal(first.columns, spectrum > 300.0)
+    np.testing.assert_array_equal(second.columns, first.columns)
+    np.testing.assert_array_equal(other.columns, spectrum[::-1] > 300.0)
+    limits = WhiteLight(min_wavelength={1: 2.0, 2: 3.0}, max_wavelength=4.0).bind(
+        Binding(info, templates=templates)
+    )
+    assert [round(one.wavelength_range[0]) for one in limits.series] == [2, 2, 3]
+
+
+def test_the_official_sum_takes_what_is_there_over_the_limits_of_the_first_order() -> None:
+    info, _, spectrum = setup()
+    templates = make_templates(info, np.random.default_rng(0))
+    templates |= {
+        "keys": ((1, 0), (2, 0)),
+        "spectrum": np.stack([spectrum] * 2),
+        "spectrum_error": np.ones((2, info.nx)),
+        "columns_wavelength": np.stack([np.linspace(1, 5, info.nx)] * 2),
+        "sum_weights": [np.ones(info.frame_shape)] * 2,
+    }
+    step = WhiteLight(scope="segment", min_wavelength={1: 2.0, 2: 4.0}).bind(
+        Binding(info, templates=templates)
+    )
+    block = block_of(info, np.tile(spectrum, (2, 1)))
+    block.spectra["flux"][0, 0, -5:] = np.nan
+    block.spectra["flux"][1] = np.nan
+    spectra = {name: np.repeat(array, 2, axis=1) for name, array in block.spectra.items()}
+    (out,) = step.push(dataclasses.replace(block, keys=((1, 0), (2, 0)), spectra=spectra))
+    wave = np.linspace(1, 5, info.nx)
+    expected = spectrum[:-5][wave[:-5] >= 2.0].sum()
+    np.testing.assert_allclose(out.columns["flux"], [[expected, expected], [0.0, 0.0]])

@@ -189,13 +189,17 @@ class WhiteLight(Operator):
         ranges = _reference_ranges(binding)
         official = self.scope == "segment"
         series = []
+        of_order: dict[int, np.ndarray] = {}
         for k, (order, _) in enumerate(keys):
             # officially the limits of the first order become those of all others
             limits = self._limits(keys[0][0] if official else order, ranges)
             known = np.isfinite(wavelength[k])
             if not official:
                 known &= np.isfinite(spectrum[k]) & (error[k] > 0)
-            chosen = self._choose(known, wavelength[k], spectrum[k], error[k], limits)
+            # apertures of one order are compared with each other, so they sum the same columns
+            if order not in of_order:
+                of_order[order] = self._choose(known, wavelength[k], spectrum[k], error[k], limits)
+            chosen = of_order[order] & known
             excess = 0.0 if official else shared_variance(weights[k], chosen, covariance)
             series.append(_white_series(chosen, spectrum[k], wavelength[k], self.max_lost, excess))
         return BoundWhiteLight(self.name, binding.dq_plane, tuple(series), official)

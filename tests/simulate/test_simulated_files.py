@@ -127,8 +127,16 @@ def test_references_fit_the_exposure(exp_type, tmp_path):
     # traces, profiles and kernels of SOSS describe the whole subarray, whatever was cut out of it
     whole = {"pastasoss", "specprofile", "speckernel"}
     assert (whole & set(exposure.references)) == (whole if exp_type == "NIS_SOSS" else set())
+    spectra = {"NRS_BRIGHTOBJ": {"extract1d", "apcorr"}, "MIR_LRS-SLITLESS": {"extract1d", "apcorr"}}
+    apertures = {**spectra, "NRC_TSGRISM": {"extract1d"}}.get(exp_type, set())
+    assert ({"extract1d", "apcorr"} & set(exposure.references)) == apertures
     for kind, path in exposure.references.items():
         if kind in whole:
+            continue
+        if kind == "extract1d":
+            content = json.loads(path.read_text())
+            assert content["reftype"] == "EXTRACT1D"
+            assert len(content["apertures"]) == 1
             continue
         with fits.open(path) as hdus:
             own = hdus[0].header
@@ -136,6 +144,10 @@ def test_references_fit_the_exposure(exp_type, tmp_path):
             for key in ("TELESCOP", "INSTRUME", "DETECTOR"):
                 assert own[key] == head[key]
             if kind in ("rscd", "photom", "fflat"):
+                continue
+            if kind == "apcorr":
+                (row,) = hdus["APCORR"].data
+                assert (row["apcorr"] > 1).all()
                 continue
             for key in ("SUBARRAY", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "FASTAXIS", "SLOWAXIS"):
                 assert own[key] == head[key], (kind, key)

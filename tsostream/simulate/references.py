@@ -10,6 +10,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from tsostream.integration import dq
+from tsostream.simulate.apertures import APERTURE_KINDS, apcorr_table, aperture_kinds, write_extract1d
 from tsostream.simulate.calibration import calibration_cards, calibration_content, calibration_kinds, model_of
 from tsostream.simulate.detector import Detector
 from tsostream.simulate.modes import Mode
@@ -23,7 +24,7 @@ _MODELS = {
     "mask": "MaskModel", "saturation": "SaturationModel", "superbias": "SuperBiasModel", "gain": "GainModel",
     "linearity": "LinearityModel", "dark": "DarkModel", "readnoise": "ReadnoiseModel", "reset": "ResetModel",
     "rscd": "RSCDModel", "flat": "FlatModel", "wavelength": "ImageModel", "pastasoss": "PastasossModel",
-    "specprofile": "SpecProfileModel", "speckernel": "SpecKernelModel",
+    "apcorr": "ApcorrModel", "specprofile": "SpecProfileModel", "speckernel": "SpecKernelModel",
 }  # fmt: skip
 
 
@@ -34,12 +35,14 @@ def reference_names(mode: Mode, *, modelled: bool = True) -> tuple[str, ...]:
     if mode.kind == "soss" and modelled:
         kinds += list(SOSS_KINDS)
     kinds += calibration_kinds(mode)
+    if modelled:
+        kinds += aperture_kinds(mode)
     return tuple(kinds + (["wavelength"] if mode.dispaxis else []))
 
 
 def reference_file(prefix: str, kind: str) -> str:
     """Name the file of a reference type."""
-    return f"{prefix}_{kind}.{SOSS_KINDS.get(kind, 'fits')}"
+    return f"{prefix}_{kind}.{(SOSS_KINDS | APERTURE_KINDS).get(kind, 'fits')}"
 
 
 def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
@@ -55,13 +58,13 @@ def _primary(mode: Mode, kind: str, name: str) -> fits.PrimaryHDU:
         cards.append(("SUBARRAY", "GENERIC"))
     elif kind == "specprofile":
         cards.append(("SUBARRAY", mode.subarray))
-    elif kind not in ("rscd", "speckernel"):
+    elif kind not in ("rscd", "speckernel", "apcorr"):
         cards += [("SUBARRAY", mode.subarray), ("SUBSTRT1", mode.xstart), ("SUBSTRT2", mode.ystart),
                   ("SUBSIZE1", mode.nx), ("SUBSIZE2", mode.ny),
                   ("FASTAXIS", mode.fast), ("SLOWAXIS", mode.slow)]  # fmt: skip
     if kind == "flat":
         cards += [(key, value) for key, value in (("FILTER", mode.filter), ("PUPIL", mode.pupil)) if value]
-    if kind in ("flat", "wavelength", *SOSS_KINDS):
+    if kind in ("flat", "wavelength", "apcorr", *SOSS_KINDS):
         cards.append(("EXP_TYPE", mode.exp_type))
     if kind in calibration_kinds(mode):
         cards += calibration_cards(kind, mode)
@@ -138,6 +141,8 @@ def _content(kind: str, detector: Detector, scene: Scene, groups: int) -> list:
         good = np.zeros((mode.ny, mode.nx), np.uint32)
         error = np.zeros_like(detector.reset)
         return [_image("SCI", detector.reset), _image("ERR", error), _image("DQ", good), _dq_def()]
+    if kind == "apcorr":
+        return [apcorr_table(mode)]
     if kind == "rscd":
         names = [("subarray", "S15"), ("readpatt", "S10"), ("group_skip1", "<i4"), ("group_skip", "<i4")]
         row = np.array([(mode.subarray, mode.readpatt, 0, 0)], dtype=names)
@@ -170,6 +175,10 @@ def write_references(
     paths = {}
     for kind in reference_names(detector.mode, modelled=modelled):
         name = reference_file(prefix, kind)
+        if kind == "extract1d":
+            paths[kind] = directory / name
+            write_extract1d(detector.mode, paths[kind])
+            continue
         primary = _primary(detector.mode, kind, name)
         if kind in SOSS_KINDS:
             paths[kind] = directory / name

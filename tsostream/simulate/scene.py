@@ -14,7 +14,16 @@ from tsostream.simulate.modes import Mode
 from tsostream.simulate.readout import dark_columns, reference_pixels
 from tsostream.simulate.sky import load_scene, spectrum_shape, telescope_psf
 
-__all__ = ["Scene", "build_scene", "depth_at", "scene_centre", "soss_order", "soss_profile"]
+__all__ = [
+    "Scene",
+    "build_scene",
+    "depth_at",
+    "enclosed_light",
+    "scene_centre",
+    "soss_order",
+    "soss_profile",
+    "trace_of",
+]
 
 #: amplitude of the transmission spectrum relative to the mean depth
 MODULATION: Final = 0.08
@@ -149,6 +158,19 @@ def _profile(kind: str, offset: NDArray, sigma: NDArray | float) -> NDArray[np.f
         + 0.055 * _gauss(offset, 3.0 * sigma)
         + 0.015 * _gauss(offset, 8.0 * sigma)
     )
+
+
+def enclosed_light(size: float, sigma: float) -> float:
+    """Part of a spectrum's light inside so many pixels about its trace."""
+    parts = ((0.93, 1.0), (0.055, 3.0), (0.015, 8.0))
+    return sum(part * math.erf(size / (2 * math.sqrt(2) * wide * sigma)) for part, wide in parts)
+
+
+def trace_of(mode: Mode) -> tuple[NDArray, NDArray, NDArray, NDArray | float]:
+    """Pixels along, centre across in the subarray [pixel], wavelength [µm] and profile sigma of order 1."""
+    along = np.arange(mode.nx if mode.dispaxis == 1 else mode.ny)
+    wave, centre, _, sigma = _trace(mode, 1, along + float(mode.origin[mode.dispaxis - 1]))
+    return along, centre - mode.origin[2 - mode.dispaxis], wave, sigma
 
 
 def _trace(mode: Mode, order: int, along: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray | float]:

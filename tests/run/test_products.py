@@ -392,7 +392,7 @@ def test_the_command_line(cut: dict[int, SimulatedExposure], tmp_path: Path) -> 
     assert "rateints: 3 files, 1.1 MB" in done.stderr
     assert "jump: 1 file, 0.1 MB" in done.stderr
     assert f"in {where} (" in done.stderr
-    assert f"8 FITS products in {where}" in done.stderr
+    assert f"8 products in {where}" in done.stderr
     assert len(list(where.iterdir())) == 8
 
 

@@ -74,7 +74,10 @@ def test_the_advice_helps(simulated: Simulated) -> None:
     exposure = simulated("NIS_SOSS", ints=90, segments=1, seed=2, cosmic_rays=3e-3)
     # where no window holds more than the scout
     alone = ("outlier_detection",)
-    assert planned(exposure, scout="spread:8", skip_steps=alone).total < planned(exposure, skip_steps=alone).total
+    assert (
+        planned(exposure, scout="spread:8", skip_steps=alone).total
+        < planned(exposure, skip_steps=alone).total
+    )
 
 
 def test_the_plan_does_not_know_the_length(simulated: Simulated, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.measure import Aperture, Sums
 from tsostream.operators.aperture.sums import measure_block
 from tsostream.operators.base import Binding, Operator
+from tsostream.operators.soss.extract import BoundSoss, bind_soss
 from tsostream.operators.spectral.correction import apply_correction, choose_correction
 from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
 from tsostream.operators.spectral.fitting import fit_block
@@ -31,8 +32,9 @@ from tsostream.operators.spectral.series import (
     Scene,
     Series,
     build_series,
-    profile_positions,
     read_scene,
+    series_columns,
+    series_spectra,
 )
 
 __all__ = ["BoundExtract1d", "Extract1d"]
@@ -126,8 +128,8 @@ class BoundExtract1d:
             if box is None:
                 box = boxes[id(one.aperture)] = measure_block(block, one.aperture)
             out = box if one.fit is None else fit_block(block, one.aperture, one.fit, box)
-            columns.append(self._columns(out, one))
-            spectra.append(_spectra(out, one))
+            columns.append(series_columns(out, one, along_y=self.along_y))
+            spectra.append(series_spectra(out, one))
         joined = {name: np.stack([part[name] for part in spectra], axis=1) for name in spectra[0]}
         if self.corrections is not None:
             apply_correction(joined, self.corrections)
@@ -146,36 +148,6 @@ class BoundExtract1d:
     def flush(self) -> list[Measurement]:
         """Nothing is held back."""
         return []
-
-    def _columns(self, out: Sums, one: Series) -> dict[str, np.ndarray]:
-        across, along = profile_positions(out, one)
-        names = ("y", "x") if self.along_y else ("x", "y")
-        return {
-            names[0]: along.shift,
-            f"{names[0]}_err": along.shift_error,
-            f"width_{names[0]}": np.full(len(out.flux), np.nan),
-            names[1]: one.centre + across.shift,
-            f"{names[1]}_err": across.shift_error,
-            f"width_{names[1]}": across.width,
-        }
-
-
-def _spectra(out: Sums, one: Series) -> dict[str, np.ndarray]:
-    """Columns of one series, [integration, column]."""
-    return {
-        "flux": out.flux,
-        "flux_err": np.sqrt(out.error**2 + one.excess),
-        "own_err": out.error,
-        "flux_var_poisson": out.var_poisson,
-        "flux_var_rnoise": out.var_rnoise,
-        "flux_var_flat": out.var_flat,
-        "background": out.ground,
-        "background_err": np.sqrt(out.ground_variance),
-        "dq": out.dq,
-        "npixels": out.npixels,
-        "lost": out.lost,
-        "counts": out.counts,
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +199,19 @@ class Extract1d(Operator):
         step does not; set to false to see the difference.
     order
         Spectral order to label the rows with; 1 everywhere but where the exposure has several.
+    soss_atoca
+        Whether the overlap of the SOSS orders is modelled and taken out; needs pastasoss, specprofile and speckernel
+        references.
+    soss_width
+        Full width of the SOSS boxes [px], where ``extract_width`` is not set.
+    soss_order_3
+        Whether order 3 is extracted.
+    soss_bad_pix
+        ``masking`` leaves bad pixels out, ``model`` takes them from the model of the overlap; segment scope only: the
+        streaming one fills lost pixels from the profile.
+    soss_threshold, soss_n_os, soss_rtol, soss_max_grid_size, soss_tikfac
+        As in the official step: least share of a pixel that counts as contaminated, points per pixel, relative error
+        of integrals and largest size of the wavelength grid, and the regularisation (not set: found on the template).
     """
 
     name: ClassVar[str] = "extract_1d"
@@ -261,6 +246,15 @@ class Extract1d(Operator):
     profile_clip: Annotated[float, msgspec.Meta(gt=0)] = 6.0
     correct_shift: bool = True
     order: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
+    soss_atoca: bool = True
+    soss_width: Width = 40.0
+    soss_order_3: bool = True
+    soss_bad_pix: Literal["masking", "model"] = "masking"
+    soss_threshold: Annotated[float, msgspec.Meta(gt=0)] = 1e-2
+    soss_n_os: Annotated[int, msgspec.Meta(ge=1)] = 2
+    soss_rtol: Annotated[float, msgspec.Meta(gt=0)] = 1e-4
+    soss_max_grid_size: Annotated[int, msgspec.Meta(gt=0)] = 20000
+    soss_tikfac: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -317,16 +311,22 @@ class Extract1d(Operator):
         own = {"NIS_SOSS": SOSS_REFERENCES, "MIR_LRS-SLITLESS": ("specwcs",)}.get(info.exp_type, ())
         return (), ("gain", "extract1d", "apcorr", *own)
 
-    def bind(self, binding: Binding) -> BoundExtract1d | BoundOfficialExtract1d:
+    def bind(self, binding: Binding) -> BoundExtract1d | BoundOfficialExtract1d | BoundSoss:
         """Find the trace and prepare the pixel lists."""
         if self.scope == "segment":
             return bind_official(self.name, binding, self.parameters(), self.widths, self.order)
+        if binding.info.exp_type == "NIS_SOSS" and self.trace_coeffs is None and self.aperture == "scout":
+            soss = bind_soss(self, binding)
+            if soss is not None:
+                return soss
         scene = read_scene(binding)
         notes: list[str] = []
         series: list[Series] = []
         for place, width in enumerate(self.widths):
             numbers = {method: m * len(self.widths) + place for m, method in enumerate(self.methods)}
-            trace, recipe = self._recipe(scene, binding, 10.0 if width is None else width, notes)
+            trace, recipe = self._recipe(
+                scene, binding, self._default_width(binding) if width is None else width, notes
+            )
             series += build_series(scene, trace, recipe, numbers)
         series.sort(key=lambda one: one.number)
         first = series[0]
@@ -350,6 +350,9 @@ class Extract1d(Operator):
             corrections=corrections,
             notes=tuple(dict.fromkeys(notes)),
         )
+
+    def _default_width(self, binding: Binding) -> float:
+        return self.soss_width if binding.info.exp_type == "NIS_SOSS" else 10.0
 
     def _recipe(
         self, scene: Scene, binding: Binding, width: float, notes: list[str]

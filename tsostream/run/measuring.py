@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.bin_spectra import BoundBinSpectra
 from tsostream.operators.bin_spectra import describe_bins as bin_facts
 from tsostream.operators.spectral.official_block import FirstCorrection
-from tsostream.run.readout import effective_times
 
 if TYPE_CHECKING:
     from tsostream.run.setup import Prepared
@@ -67,21 +65,43 @@ def _by_key(extract: Any) -> np.ndarray:
     return np.broadcast_to(wavelength, (len(extract.keys), wavelength.shape[-1]))
 
 
-def describe_spectrum(extract: Any, white: Any, prepared: Prepared, cut: ExposureInfo) -> dict[str, Any]:
-    """Describe spectra and white light, for the metadata."""
-    wavelength = extract.wavelength
-    middle = 0.5 * (wavelength[1:] + wavelength[:-1])
-    edges = np.concatenate(
-        [[1.5 * wavelength[0] - 0.5 * wavelength[1]], middle, [1.5 * wavelength[-1] - 0.5 * wavelength[-2]]]
-    )
+def describe_spectrum(extract: Any, white: Any, prepared: Prepared, times: np.ndarray) -> dict[str, Any]:
+    """Describe spectra and white light, for the metadata; by order where there are several.
+
+    Parameters
+    ----------
+    extract, white
+        Bound steps.
+    prepared
+        The run.
+    times : float64 [key, column]
+        Effective times [s].
+    """
+    waves = _by_key(extract)
+    orders = [order for order, _ in extract.keys]
+    facts: dict[str, Any] = {
+        "wavelength": waves[0], "wavelength_edges": _edges(waves[0]), "dt_eff_s": times[0],
+    }  # fmt: skip
+    if len(set(orders)) > 1:
+        first = {order: orders.index(order) for order in orders}
+        facts = {
+            "wavelength": {str(order): waves[k] for order, k in first.items()},
+            "wavelength_edges": {str(order): _edges(waves[k]) for order, k in first.items()},
+            "dt_eff_s": {str(order): times[k] for order, k in first.items()},
+        }
     return {
-        "wavelength": wavelength,
+        **facts,
         "wavelength_unit": "um" if prepared.wavelengths else "pixel",
-        "wavelength_edges": edges,
-        "dt_eff_s": effective_times(prepared.exposure.info, extract, cut),
         "white_light_range": white.wavelength_range,
         "white_light_columns": int(white.columns.sum()),
         "trace": extract.trace,
         "apertures": extract.describe() if hasattr(extract, "describe") else [],
         "extraction_order": extract.order,
     }
+
+
+def _edges(wavelength: np.ndarray) -> np.ndarray:
+    """Half way between the columns; the outermost ones are as wide as their neighbours."""
+    middle = 0.5 * (wavelength[1:] + wavelength[:-1])
+    ends = 1.5 * wavelength[0] - 0.5 * wavelength[1], 1.5 * wavelength[-1] - 0.5 * wavelength[-2]
+    return np.concatenate([ends[:1], middle, ends[1:]])

@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tsostream.files import Exposure, read_sync
+from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.readout import read_times
+from tsostream.operators.tile import Tile
+from tsostream.run.chain import RateChain
 
-__all__ = ["effective_times"]
+__all__ = ["effective_times", "ramp_shifts"]
+
+#: integrations whose usable groups are averaged
+LOOKED_AT = 3
+UNUSABLE = np.uint8(dq.DO_NOT_USE | dq.SATURATED)
 
 
-def effective_times(info: ExposureInfo, extract: Any, cut: ExposureInfo | None = None) -> np.ndarray:
+def ramp_shifts(exposure: Exposure, rates: RateChain, numbers: Sequence[int]) -> np.ndarray | None:
+    """Time by which the middle of each pixel's usable groups is later than that of the whole ramp (spec G.3).
+
+    A ramp that saturates tells of the beginning of the integration, one whose first groups are left out of its end:
+    half a group time for each group. Cosmic rays, which come and go, do not count.
+
+    Parameters
+    ----------
+    exposure
+        The exposure.
+    rates
+        Bound ramp steps.
+    numbers
+        Integrations the scout read; a few of them are looked at.
+
+    Returns
+    -------
+    float64 [y, x] or None
+        [s]; None for slopes, whose ramps are not known.
+    """
+    info = exposure.info
+    ramps = [step.name for step in rates.steps if step.produces == "ramp"]
+    if not info.is_ramp or not ramps or not numbers:
+        return None
+    chosen = sorted({int(numbers[k * len(numbers) // LOOKED_AT]) for k in range(LOOKED_AT)})
+    total, count = np.zeros(info.frame_shape), 0
+
+    def look(tile: Tile, _step: str) -> None:
+        nonlocal count
+        for groups in tile.groupdq:
+            total[...] += _middle(groups)
+            count += 1
+
+    looking = replace(rates, taps={ramps[-1]: look}, seconds={}, _idle=queue.SimpleQueue())
+    for raw in read_sync(exposure, [(number, 1) for number in chosen], block_bytes=1):
+        with looking.rates(raw):
+            pass
+    return total / max(count, 1) * (info.group_time or info.frame_time)
+
+
+def _middle(groupdq: np.ndarray) -> np.ndarray:
+    """Middle of the usable groups less that of all [groups], float64 [y, x]; 0 where none is usable."""
+    usable = (groupdq & UNUSABLE) == 0
+    count = len(usable)
+    first = usable.argmax(axis=0)
+    last = count - 1 - usable[::-1].argmax(axis=0)
+    return np.where(usable.any(axis=0), 0.5 * (first + last) - 0.5 * (count - 1), 0.0)
+
+
+def effective_times(
+    info: ExposureInfo, extract: Any, cut: ExposureInfo | None = None, late: np.ndarray | None = None
+) -> np.ndarray:
     """Read time of each column, weighted by the profile in its aperture, less half a frame (spec stages 2-3, G.3).
 
     Parameters
@@ -23,22 +85,32 @@ def effective_times(info: ExposureInfo, extract: Any, cut: ExposureInfo | None =
         The bound extraction.
     cut
         The part of the frame it works on; default the whole.
+    late : float64 [y, x], optional
+        From `ramp_shifts`.
 
     Returns
     -------
-    dt_eff_s : float64 [column]
-        [s]; positive where the detector reads later than mid-frame. NaN for columns without aperture.
+    dt_eff_s : float64 [key, column]
+        [s]; positive where the light of a column was measured later than at the row's mid time. NaN for columns
+        without aperture.
     """
-    aperture = extract.aperture
     cut = cut or info
     top, left = cut.ystart - info.ystart, cut.xstart - info.xstart
-    tau = read_times(info)[top : top + cut.ny, left : left + cut.nx].ravel()
-    column = np.repeat(np.arange(aperture.start.size - 1), np.diff(aperture.start))
-    weight = np.clip(aperture.weight * aperture.shape[:, 0], 0.0, None)
+    time = read_times(info) - info.frame_time / 2
+    if late is not None:
+        time = time + late
+    flat = time[top : top + cut.ny, left : left + cut.nx].ravel()
+    apertures = getattr(extract, "apertures", (extract.aperture,) * len(extract.keys))
+    return np.stack([_column_times(one, flat) for one in apertures])
+
+
+def _column_times(aperture: Any, time: np.ndarray) -> np.ndarray:
+    """Mean of the pixels' times in each column, weighted by the light they hold."""
     length = aperture.start.size - 1
+    column = np.repeat(np.arange(length), np.diff(aperture.start))
+    weight = np.clip(aperture.weight * aperture.shape[:, 0], 0.0, None)
     total = np.bincount(column, weight, length)
     # columns without flux: the plain mean of their aperture
     weight = np.where(total[column] > 0, weight, aperture.weight)
     total = np.bincount(column, weight, length)
-    mean = np.bincount(column, weight * tau[aperture.pixel], length) / np.where(total > 0, total, np.nan)
-    return mean - info.frame_time / 2
+    return np.bincount(column, weight * time[aperture.pixel], length) / np.where(total > 0, total, np.nan)

@@ -45,6 +45,7 @@ from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_st
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
+from tsostream.run.readout import effective_times, ramp_shifts
 from tsostream.run.resume import (
     describe_sessions,
     open_session,
@@ -203,8 +204,10 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
                 templates |= getattr(bound, "templates", {})
                 measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
                 steps += () if bound.skipped else (bound,)
-        measured |= describe_spectrum(measuring, steps[-1], prepared, slopes.info)
-        measured |= describe_bins(steps, measuring, measured["dt_eff_s"], observer)
+        late_by = ramp_shifts(exposure, rates, scout.numbers) if isinstance(rates, RateChain) else None
+        times = effective_times(exposure.info, measuring, slopes.info, late_by)
+        measured |= describe_spectrum(measuring, steps[-1], prepared, times)
+        measured |= describe_bins(steps, measuring, times, observer)
     else:
         measured |= {
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")

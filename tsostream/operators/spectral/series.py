@@ -10,13 +10,15 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.covariance import column_excess, sum_weights
-from tsostream.operators.aperture.measure import Aperture
+from tsostream.operators.aperture.measure import Aperture, Sums
 from tsostream.operators.aperture.sums import Position, position
 from tsostream.operators.aperture.units import flux_scale_map
 from tsostream.operators.base import Binding
 from tsostream.operators.spectral.fitting import ProfileFit, linear_weights
 
-__all__ = ["Scene", "Series", "build_series", "profile_positions", "read_scene"]
+__all__ = [
+    "Scene", "Series", "build_series", "profile_positions", "read_scene", "series_columns", "series_spectra",
+]  # fmt: skip
 
 #: least relative uncertainty of the profile
 PROFILE_ERROR = 0.03
@@ -297,3 +299,35 @@ def _profile_fit(
 def profile_positions(out: Any, series: Series) -> tuple[Position, Position]:
     """Position across and along of every integration."""
     return position(out, 1, 2, series.width), position(out, 3, 3, 1.0)
+
+
+def series_columns(out: Sums, one: Series, *, along_y: bool) -> dict[str, np.ndarray]:
+    """Light-curve columns of one series that tell where the source is, [integration]."""
+    across, along = profile_positions(out, one)
+    names = ("y", "x") if along_y else ("x", "y")
+    return {
+        names[0]: along.shift,
+        f"{names[0]}_err": along.shift_error,
+        f"width_{names[0]}": np.full(len(out.flux), np.nan),
+        names[1]: one.centre + across.shift,
+        f"{names[1]}_err": across.shift_error,
+        f"width_{names[1]}": across.width,
+    }
+
+
+def series_spectra(out: Sums, one: Series) -> dict[str, np.ndarray]:
+    """Spectrum columns of one series, [integration, column]."""
+    return {
+        "flux": out.flux,
+        "flux_err": np.sqrt(out.error**2 + one.excess),
+        "own_err": out.error,
+        "flux_var_poisson": out.var_poisson,
+        "flux_var_rnoise": out.var_rnoise,
+        "flux_var_flat": out.var_flat,
+        "background": out.ground,
+        "background_err": np.sqrt(out.ground_variance),
+        "dq": out.dq,
+        "npixels": out.npixels,
+        "lost": out.lost,
+        "counts": out.counts,
+    }

@@ -38,6 +38,8 @@ __all__ = ["BoundSoss", "bind_soss", "overlap_settings", "soss_orders"]
 
 #: a column in which the trace of an order is nearer than this to the edge is no part of it [px]
 EDGE = 1.0
+#: the first estimate of the spectrum is smoothed by this much [px]: noise must not refine the wavelength grid
+SMOOTHING = 5.0
 #: fewest columns of an order that is worth a series
 SHORTEST = 16
 
@@ -240,6 +242,7 @@ def overlap_settings(step: Any, binding: Binding) -> OverlapSettings:
         tikfac=step.soss_tikfac,
         limits=(keys["ORDER2_LOW"], keys["ORDER2_HIGH"]),
         singles=binding.info.subarray != "SUBSTRIP96",
+        smoothing=SMOOTHING if step.scope == "streaming" else 0.0,
     )
 
 

@@ -252,12 +252,11 @@ def combined_grid(
 
 def _uncovered(grid: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """Leave the points outside what is covered, and one more to join the two."""
-    below, above = grid < covered.min(), grid > covered.max()
-    if below.any():
-        grid = grid[: min(int(np.flatnonzero(below).max()) + 1, grid.size - 1) + 1]
-    if above.any():
-        grid = grid[max(int(np.flatnonzero(above).min()) - 1, 0) :]
-    return grid if below.any() or above.any() else np.empty(0)
+    below, above = np.flatnonzero(grid < covered.min()), np.flatnonzero(grid > covered.max())
+    parts = [grid[: below.max() + 2]] if below.size else []
+    if above.size:
+        parts.append(grid[max(above.min() - 1, 0) :])
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def _refined(grid: np.ndarray, estimate: Function, rtol: float, room: int, rounds: int = 30) -> np.ndarray:

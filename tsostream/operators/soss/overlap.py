@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 from scipy.interpolate import UnivariateSpline
 from scipy.linalg import solveh_banded
+from scipy.ndimage import gaussian_filter1d
 from scipy.sparse.linalg import splu, spsolve
 
 from tsostream.operators.soss.grids import Function, combined_grid, derivative, pixel_edges, split_grid
@@ -43,6 +44,9 @@ class OverlapSettings:
         Order 2 is solved with order 1 longward of the first wavelength, alone shortward of the second [µm].
     singles
         Whether order 2 shortward of its limit and order 3 are fitted (not in SUBSTRIP96).
+    smoothing
+        Width of a Gaussian that takes the noise out of the first estimate of the spectrum, so that it does not refine
+        the grid [px]; officially none.
     """
 
     threshold: float = 1e-2
@@ -52,6 +56,7 @@ class OverlapSettings:
     tikfac: float | None = None
     limits: tuple[float, float] = (0.77, 0.95)
     singles: bool = True
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Single:
         normal = self.matrix.T @ sparse.diags_array((self.share**2 * inverse).sum(axis=0)) @ self.matrix
         inner = (normal + self.factor**2 * self.slopes).tocsc()
         told = np.flatnonzero(normal.diagonal() > 0)
-        solver = splu(inner[told][:, told])
+        solver = _factorised(inner[told][:, told])
         rebuild = self.rebuild[self.columns][:, told]
         return _response(rebuild, solver, self.matrix[:, told])
 
@@ -123,6 +128,15 @@ def _solve_banded(matrix: sparse.csc_matrix, right: np.ndarray, told: np.ndarray
         return solveh_banded(band, right[keep], check_finite=False)
     except np.linalg.LinAlgError:
         return spsolve(part.tocsc(), right[keep])
+
+
+def _factorised(matrix: sparse.csc_matrix) -> object:
+    """Factorise a symmetric matrix; one that rounding makes singular gets the least weight that helps."""
+    try:
+        return splu(matrix)
+    except RuntimeError:
+        least = 1e-13 * abs(matrix.diagonal()).max()
+        return splu((matrix + least * sparse.eye_array(matrix.shape[0])).tocsc())
 
 
 def _response(rebuild: sparse.csr_matrix, solver: object, matrix: sparse.csr_matrix) -> np.ndarray:
@@ -227,7 +241,7 @@ def calibrate_overlap(
         The orders do not overlap the wavelength grid.
     """
     image = np.where(np.isfinite(data), data, 0.0)
-    estimate = _first_estimate(models, image, inverse, outside[0], bad)
+    estimate = _first_estimate(models, image, inverse, outside[0], bad, settings.smoothing)
     grid = _grid(models, estimate, settings)
     joint = Engine(models[:2], grid, outside[:2], bad, settings.threshold)
     factor = settings.tikfac
@@ -247,7 +261,12 @@ def calibrate_overlap(
 
 
 def _first_estimate(
-    models: Sequence[OrderModel], data: np.ndarray, inverse: np.ndarray, outside: np.ndarray, bad: np.ndarray
+    models: Sequence[OrderModel],
+    data: np.ndarray,
+    inverse: np.ndarray,
+    outside: np.ndarray,
+    bad: np.ndarray,
+    smoothing: float,
 ) -> Function:
     """Roughly solve for the spectrum from pixels that order 2 does not reach."""
     first = models[0]
@@ -257,7 +276,10 @@ def _first_estimate(
     engine = Engine([alone], grid, [(models[1].profile >= CLEAN) | outside], bad)
     spectrum = engine.solve(engine.normal(inverse), engine.right(data, inverse))
     known = np.isfinite(spectrum)
-    return UnivariateSpline(grid[known], spectrum[known], k=3, s=0, ext=0)
+    values = spectrum[known]
+    if smoothing > 0:
+        values = gaussian_filter1d(values, smoothing, mode="nearest")
+    return UnivariateSpline(grid[known], values, k=3, s=0, ext=0)
 
 
 def _grid(models: Sequence[OrderModel], estimate: Function, settings: OverlapSettings) -> np.ndarray:
@@ -294,7 +316,7 @@ def _joint_response(
     models: Sequence[OrderModel], joint: Engine, inverse: np.ndarray, factor: float, everywhere: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     slope = derivative(joint.grid)
-    solver = splu((joint.normal(inverse) + factor**2 * (slope.T @ slope)).tocsc())
+    solver = _factorised((joint.normal(inverse) + factor**2 * (slope.T @ slope)).tocsc())
     rebuilt = [_rebuild(model, joint, k, everywhere) for k, model in enumerate(models[:2])]
     stacked = sparse.vstack([matrix for matrix, _ in rebuilt]).tocsr()
     sources = sparse.vstack(joint.matrices).tocsr()

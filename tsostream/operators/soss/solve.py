@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 from scipy.interpolate import Akima1DInterpolator
-from scipy.sparse.linalg import spsolve
+from scipy.sparse.linalg import MatrixRankWarning, lsqr, spsolve
 
 from tsostream.operators.soss.grids import (
     Function,
@@ -176,7 +177,7 @@ class Engine:
         matrix = (normal + factor**2 * (slope.T @ slope)).tocsc()
         told = np.flatnonzero(right != 0)
         found = np.full(right.size, np.nan)
-        found[told] = spsolve(matrix[told][:, told], right[told])
+        found[told] = _solve(matrix[told][:, told], right[told])
         return found
 
     def amplitudes(self, spectrum: np.ndarray) -> np.ndarray:
@@ -191,6 +192,16 @@ class Engine:
             model += np.where(covered, one.profile * row, 0.0)
         used = ~self.mask
         return float(np.nanmean(np.log1p((model[used] - data[used]) ** 2 * inverse[used])))
+
+
+def _solve(matrix: sparse.csc_matrix, right: np.ndarray) -> np.ndarray:
+    """Solve, in the least-squares sense where the pixels leave some combination of points open."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MatrixRankWarning)
+        try:
+            return spsolve(matrix, right)
+        except MatrixRankWarning:
+            return lsqr(matrix, right)[0]
 
 
 def _inside(grid: np.ndarray, span: tuple[int, int], short: np.ndarray, long: np.ndarray) -> np.ndarray:

@@ -198,7 +198,13 @@ class WhiteLight(Operator):
                 known &= np.isfinite(spectrum[k]) & (error[k] > 0)
             # apertures of one order are compared with each other, so they sum the same columns
             if order not in of_order:
-                of_order[order] = self._choose(known, wavelength[k], spectrum[k], error[k], limits)
+                try:
+                    of_order[order] = self._choose(known, wavelength[k], spectrum[k], error[k], limits)
+                except ConfigError:
+                    # an order without a column that stands out is no reason to lose the others
+                    if order == keys[0][0]:
+                        raise
+                    of_order[order] = known
             chosen = of_order[order] & known
             excess = 0.0 if official else shared_variance(weights[k], chosen, covariance)
             series.append(_white_series(chosen, spectrum[k], wavelength[k], self.max_lost, excess))

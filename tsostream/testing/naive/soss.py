@@ -30,7 +30,7 @@ def naive_pixel_integral(grid: np.ndarray, values: np.ndarray, low: float, high:
 def naive_column_sums(
     data: np.ndarray, bits: np.ndarray, share: np.ndarray, template: np.ndarray
 ) -> np.ndarray:
-    """Sums of columns with missing pixels filled from the scaled template."""
+    """Sum columns with missing pixels filled from the scaled template."""
     n, ny, nx = data.shape
     sums = np.zeros((n, nx))
     for i in range(n):

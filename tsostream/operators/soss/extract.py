@@ -36,8 +36,9 @@ from tsostream.operators.spectral.series import (
 
 __all__ = ["BoundSoss", "bind_soss", "overlap_settings", "soss_orders"]
 
-#: a column in which the trace of an order is nearer than this to the edge is no part of it [px]
-EDGE = 1.0
+#: a column in which the trace of an order is nearer than this to the edge is no part of it [px]: half the profile is
+#: lost there, and the outermost rows see no light
+EDGE = 10.0
 #: the first estimate of the spectrum is smoothed by this much [px]: noise must not refine the wavelength grid
 SMOOTHING = 5.0
 #: fewest columns of an order that is worth a series

@@ -23,6 +23,7 @@ from tsostream.operators.aperture.measure import Aperture, Sums
 from tsostream.operators.aperture.sums import measure_block
 from tsostream.operators.base import Binding, Operator
 from tsostream.operators.soss.extract import BoundSoss, bind_soss
+from tsostream.operators.soss.official_block import BoundOfficialSoss, bind_official_soss
 from tsostream.operators.spectral.correction import apply_correction, choose_correction
 from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
 from tsostream.operators.spectral.fitting import fit_block
@@ -311,9 +312,15 @@ class Extract1d(Operator):
         own = {"NIS_SOSS": SOSS_REFERENCES, "MIR_LRS-SLITLESS": ("specwcs",)}.get(info.exp_type, ())
         return (), ("gain", "extract1d", "apcorr", *own)
 
-    def bind(self, binding: Binding) -> BoundExtract1d | BoundOfficialExtract1d | BoundSoss:
+    def bind(
+        self, binding: Binding
+    ) -> BoundExtract1d | BoundOfficialExtract1d | BoundSoss | BoundOfficialSoss:
         """Find the trace and prepare the pixel lists."""
         if self.scope == "segment":
+            segments = binding.templates.get("soss_segments")
+            official = None if segments is None else bind_official_soss(self, binding, segments)
+            if official is not None:
+                return official
             return bind_official(self.name, binding, self.parameters(), self.widths, self.order)
         if binding.info.exp_type == "NIS_SOSS" and self.trace_coeffs is None and self.aperture == "scout":
             soss = bind_soss(self, binding)

@@ -43,6 +43,7 @@ from tsostream.run.measured import attach_measured, sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start, shelf_note
 from tsostream.run.parity.rates import parity_rates
+from tsostream.run.parity.soss import soss_segments
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
 from tsostream.run.readout import effective_times, ramp_shifts
@@ -182,6 +183,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
     notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
     templates = {key: value for key, value in slopes.templates.items() if key != "rates"}
+    if prepared.request.parity is not None and (files := soss_segments(prepared, rates, slopes, pool)):
+        templates["soss_segments"] = files
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
         if note not in prepared.notes:

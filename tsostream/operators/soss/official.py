@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -20,6 +20,8 @@ INFILL = 9
 INFLATED = 10.0
 #: rows worked on at a time, so that the stack of a file never is in memory
 ROWS = 16
+#: rows of a column that a trace may take, in the official background
+TRACE = 40
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class OfficialSpectrum:
     flux: np.ndarray
     error: np.ndarray
     npixels: np.ndarray
+    background: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,17 +121,17 @@ class OfficialSoss:
         Of the file.
     overlap
         None for the box alone.
-    contaminated
-        Whether orders are taken out of each other's pixels.
     model_bad
         Whether bad pixels are replaced by the model rather than left out.
+    subtract
+        Whether a background is taken out of each column first.
     """
 
     boxes: Mapping[int, np.ndarray]
     statistics: SossStatistics
     overlap: Overlap | None = None
-    contaminated: bool = True
     model_bad: bool = False
+    subtract: bool = False
 
     def extract(
         self, data: np.ndarray, error: np.ndarray, missing: np.ndarray
@@ -148,6 +151,10 @@ class OfficialSoss:
         with np.errstate(invalid="ignore", over="ignore"):
             sigma = np.where(missing, typical * np.float32(INFLATED), error).astype(np.float64)
         bad = self.statistics.bad | ~(np.isfinite(data) & np.isfinite(sigma))
+        ground = np.zeros(data.shape[1])
+        if self.subtract:
+            ground = column_background(data, bad)
+            data = data - ground.astype(np.float32)
         bad |= ~(sigma > 0)
         models: dict[int, np.ndarray] = {}
         if self.overlap is not None:
@@ -160,6 +167,7 @@ class OfficialSoss:
                 if other != order:
                     clean -= np.where(np.isfinite(model), model, 0.0)
             found[order] = self._box(clean, sigma, bad, box, models.get(order))
+            found[order] = replace(found[order], background=ground)
         return found
 
     def _box(
@@ -208,14 +216,33 @@ def _borrowed_errors(
     return result
 
 
+def column_background(data: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Average the pixels of each column that are fainter than the traces, clipped; float64 [x], 0 where none is."""
+    rows = data.shape[0]
+    share = TRACE / rows if rows == 96 else 2 * TRACE / rows
+    with np.errstate(invalid="ignore"):
+        bright = (data > np.nanpercentile(data, 100 * (1 - share))) | ~np.isfinite(data)
+    use = ~(bright | bad)
+    values = np.where(use, data, 0.0).astype(np.float64)
+    while True:
+        count = np.maximum(use.sum(axis=0), 1)
+        mean = np.where(use, values, 0.0).sum(axis=0) / count
+        spread = np.sqrt(np.where(use, (values - mean) ** 2, 0.0).sum(axis=0) / count)
+        keep = use & (values >= mean - 3 * spread) & (values <= mean + 3 * spread)
+        if keep.sum() == use.sum():
+            return np.where(use.any(axis=0), mean, 0.0)
+        use = keep
+
+
 def calibrate_official(
     statistics: SossStatistics,
     boxes: Mapping[int, np.ndarray],
     models: Mapping[int, OrderModel] | None,
-    settings: OverlapSettings,
+    settings: OverlapSettings | None,
     *,
     atoca: bool,
     model_bad: bool,
+    subtract: bool = False,
 ) -> OfficialSoss:
     """Calibrate the extraction of a file.
 
@@ -229,21 +256,26 @@ def calibrate_official(
         Order -> detector model; None when it is not needed.
     settings
         Of the overlap.
-    atoca, model_bad
-        Parameters ``soss_atoca`` and ``soss_bad_pix``.
+    atoca, model_bad, subtract
+        Parameters ``soss_atoca``, ``soss_bad_pix`` and ``subtract_background``.
     """
     overlap = None
-    if (atoca or model_bad) and models is not None:
+    if (atoca or model_bad) and models is not None and settings is not None:
         bad = statistics.bad | ~(statistics.error > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = np.where(statistics.error > 0, 1.0 / statistics.error.astype(np.float64) ** 2, 0.0)
         outside = [~(box > 0) | statistics.reference for box in boxes.values()]
         overlap = calibrate_overlap(
             [models[order] for order in boxes],
-            statistics.typical.astype(np.float64),
+            _typical(statistics, subtract=subtract),
             inverse,
             outside,
             bad,
             settings,
         )
-    return OfficialSoss(boxes, statistics, overlap, atoca, model_bad)
+    return OfficialSoss(boxes, statistics, overlap, model_bad, subtract)
+
+
+def _typical(statistics: SossStatistics, *, subtract: bool) -> np.ndarray:
+    image = statistics.typical.astype(np.float64)
+    return image - column_background(image, statistics.bad) if subtract else image

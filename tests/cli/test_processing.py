@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import time
 
@@ -260,7 +261,48 @@ def test_a_signal_closes_the_output(spawn, arguments, tmp_path, number):
     rows = lc.table.num_rows
     assert 2 <= rows < 40
     assert f"tsostream: interrupted: {out} holds {rows} of 40 integrations" in stderr
+    assert "the same command with --resume goes on" in stderr
     assert "Traceback" not in stderr
+    if number == signal.SIGTERM:
+        run = spawn(*arguments, "--out", out, "--resume")
+        stdout, stderr = run.communicate(timeout=60)
+        assert run.returncode == 0, stderr
+        assert f"resumed: {out} holds integrations up to {rows}" in stderr
+        assert package.open(out).status == "complete"
+        assert package.open(out).table["integration"].to_pylist() == list(range(1, 41))
+        run = spawn(*arguments, "--out", out, "--resume")
+        stdout, stderr = run.communicate(timeout=60)
+        assert run.returncode == 0, stderr
+        assert f"{out} is complete already: nothing to resume" in stderr
+        assert stdout == f"{out}\n"
+
+
+def test_following_a_directory(spawn, exposure, arguments, tmp_path):
+    """Interrupted while it waits for the beginning, given up, and at last complete."""
+    data, out = tmp_path / "data", tmp_path / "lc.arrow"
+    data.mkdir()
+    rest = [*arguments[1 + len(exposure.segments) :], "--out", out, "--scout", "head:8"]
+    follow = ("process", data, *rest, "--follow")
+    run = spawn(*follow)
+    assert "waiting until enough integrations" in run.stderr.readline()
+    run.send_signal(signal.SIGINT)
+    _, stderr = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.glob("lc*"))
+    shutil.copy(exposure.segments[0], data)
+    run = spawn(*follow, "--idle-timeout", "0.5")
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 1, stderr
+    assert "nothing new came for 0.5 s, and the segment with integration 21 of" in stderr
+    assert "go on with --resume --follow when it comes" in stderr
+    assert package.open(out).status == "interrupted"
+    run = spawn(*follow, "--resume")
+    time.sleep(1)
+    shutil.copy(exposure.segments[1], data)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 0, stderr
+    assert package.open(out).table["integration"].to_pylist() == list(range(1, 41))
 
 
 def test_a_signal_during_the_scout_leaves_nothing(spawn, arguments, tmp_path):

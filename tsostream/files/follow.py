@@ -275,7 +275,7 @@ class Following:
         if train.segments:
             audit_common([*train.segments, segment], problems)
         if problems:
-            self._say(f"left out: {problems[-1]}")
+            self._say(f"left out: {name}: {problems[-1].what}")
             return False
         seen.segment = segment
         members = sorted([*train.segments, segment], key=lambda one: one.first)

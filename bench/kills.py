@@ -258,10 +258,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--exp-type", default="NRS_BRIGHTOBJ")
     parser.add_argument("--ints", type=int, default=40)
+    parser.add_argument("--segments", type=int, default=3)
+    parser.add_argument("--save-steps", default="refpix")
     parser.add_argument("--products", default="rate,rateints,ramp,x1dints,whtlt")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
-    simulated = {"ints": options.ints, "segments": 3, "seed": 3, "groups": 4, "cosmic_rays": 2e-3}
+    simulated = {
+        "ints": options.ints,
+        "segments": options.segments,
+        "seed": 3,
+        "groups": 4,
+        "cosmic_rays": 2e-3,
+    }
     simulated |= {"nx": 96, "ny": 16} if options.exp_type == "NRS_BRIGHTOBJ" else {}
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -271,7 +279,7 @@ def main() -> None:
             options.exp_type,
             simulated=simulated,
             products=(options.products,),
-            save_steps=("refpix",),
+            save_steps=tuple(filter(None, [options.save_steps])),
             settings=tuple(options.settings),
         )
         kills = runs = 0

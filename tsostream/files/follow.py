@@ -91,8 +91,6 @@ class Following:
         Look only at files of this product level; default that of the first segment.
     scratch
         Where packed files are unpacked.
-    report
-        Told what is worth a line: foreign, replaced and duplicate files.
     clock
         Seconds, for tests.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsostream.records.batcher import Batcher, RowPair
 from tsostream.records.metadata import METADATA_KEY, decode_metadata, encode_metadata
 from tsostream.records.quality import QUALITY_BITS, Quality
-from tsostream.records.rows import bins_batch, slice_measurement, to_batches
+from tsostream.records.rows import bins_batch, slice_measurement, to_batches, warm_up
 from tsostream.records.schema import bins_schema, light_curve_schema, spectra_schema
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "slice_measurement",
     "spectra_schema",
     "to_batches",
+    "warm_up",
 ]

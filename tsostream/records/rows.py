@@ -15,7 +15,7 @@ from tsostream.integration.payload import TIME_COLUMNS, Measurement
 from tsostream.records.quality import derive_quality
 from tsostream.records.schema import KEY_COLUMNS
 
-__all__ = ["bins_batch", "slice_measurement", "to_batches"]
+__all__ = ["bins_batch", "slice_measurement", "to_batches", "warm_up"]
 
 Array = npt.NDArray[Any]
 
@@ -105,6 +105,11 @@ def bins_batch(
             columns[field.name] = _list_column(measurement.bins, measurement, field, ranking, absent)
     constants = {"exposure_id": exposure_id, "detector": detector}
     return _batch(bins_schema, columns, constants, shape[0] * shape[1])
+
+
+def warm_up() -> None:
+    """Let Arrow import what it imports with the first array, so that the first row does not wait for it."""
+    pa.array(np.zeros(1))
 
 
 def slice_measurement(measurement: Measurement, start: int, stop: int) -> Measurement:

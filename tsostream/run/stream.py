@@ -34,6 +34,7 @@ from tsostream.records import (
     light_curve_schema,
     slice_measurement,
     spectra_schema,
+    warm_up,
 )
 from tsostream.run.background import slopes_again
 from tsostream.run.chain import Chain, RateChain
@@ -229,6 +230,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     if "bin_edges" in measured:
         count = len(next(iter(measured["bin_edges"].values())))
         bins = bins_schema(n_bins=count, flux_unit=unit, metadata=metadata)
+    warm_up()
     steps, late = late_steps(steps)
     chain = Chain(rates, slopes, steps, keys)
     return Ready(prepared, scout, chain, start, lc_schema, spectra, bins, late, [sky] if sky else [])

@@ -147,6 +147,8 @@ def test_parity_has_a_table_per_segment_and_order(tmp_path: Path) -> None:
             (hdu.header["SPORDER"], hdu.data["INT_NUM"][0], len(hdu.data), set(hdu.data["SEGMENT"]))
             for hdu in hdus[2:]
         ]
+    with fits.open(wanted.paths["x1dints"]) as hdus:
+        assert (hdus["EXTRACT1D", 1].data["SB_ERROR"] == 0).all(), "as the official SOSS tables"
     assert found == [(1, 3, 8, {1}), (2, 3, 8, {1}), (1, 11, 12, {2}), (2, 11, 12, {2})]
     names = QTable.read(wanted.paths["whtlt"]).colnames
     assert names == ["MJD_UTC", "BJD_TDB", "whitelight_flux_order_1", "whitelight_flux_order_2"]

@@ -88,8 +88,10 @@ class MeasuredSpec:
         if self.parity:
             starts = [max(first, self.first) for first, _ in self.segments] + [self.first + self.count]
             spans = [(a, b - a) for a, b in itertools.pairwise(starts)]
+        soss = self.parity and self.metadata["exposure"].get("exp_type") == "NIS_SOSS"
+        missing = 0.0 if soss else np.nan
         return [
-            SpectrumTable(order, self.wavelength(order), first, count, self.cards.get(order, {}))
+            SpectrumTable(order, self.wavelength(order), first, count, self.cards.get(order, {}), missing)
             for first, count in spans
             for order in self.orders
         ]

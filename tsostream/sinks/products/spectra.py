@@ -105,6 +105,8 @@ class SpectrumTable:
         Integrations.
     cards
         Keyword -> value (``SPORDER``, ``SRCTYPE``, …).
+    missing
+        What stands in columns that nothing was measured for; the official SOSS tables have 0.
     """
 
     order: int
@@ -112,6 +114,7 @@ class SpectrumTable:
     first: int
     count: int
     cards: Mapping[str, Any] = field(default_factory=dict)
+    missing: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def spectrum_records(
     segments : int64 [integration]
         Segment files (EXSEGNUM) they came from.
     spectra
-        Name -> [integration, wave]; what is not there is NaN (0 pixels, DO_NOT_USE).
+        Name -> [integration, wave]; what is not there is ``missing`` (0 pixels, DO_NOT_USE).
 
     Returns
     -------
@@ -196,7 +199,7 @@ def spectrum_records(
             bits = np.ones((len(numbers), wave.size), np.uint32) if given is None else given.astype(np.uint32)
             out[column] = (bits ^ _SIGN).view(np.int32)
         else:
-            out[column] = given if given is not None else (0.0 if column == "NPIXELS" else np.nan)
+            out[column] = given if given is not None else (0.0 if column == "NPIXELS" else table.missing)
     # unsigned in the file as well
     out["N_ALONGDISP"] = np.int64(np.count_nonzero(np.isfinite(wave))) - (1 << 31)
     for place, name in enumerate(_CLOCKS):

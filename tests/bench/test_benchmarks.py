@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 
 import tsostream
-from bench import memory, stage1, startup
+from bench import memory, stage1, startup, watching
 from bench.cases import CASES, tiny
 from bench.clones import clone
 from bench.measure import table
@@ -96,6 +96,14 @@ def test_startup(tmp_path: Path) -> None:
     (row,) = run_tiny(startup.main, tmp_path, "sub64p", more=("--warm",))
     assert 0 < row["interpreter s"] < row["first byte s"] < row["end s"]
     assert row["cold end s"] is None
+
+
+def test_watching(tmp_path: Path) -> None:
+    (row,) = run_tiny(watching.main, tmp_path, "sub64p")
+    assert row["alone s"] > 0
+    assert row["tail itself s"] > 0
+    assert row["live itself s"] > 0
+    assert row["live costs %"] == pytest.approx(100 * (row["live s"] / row["alone s"] - 1))
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_it_waits_follows_and_ends_with_the_run(spawn, arguments, tmp_path):
     """Started before the run; sees all rows while they come, and ends by itself."""
     out = tmp_path / "lc.arrow"
     tail = spawn("tail", out, "--wait", "--json", "--interval", "0.05")
-    run = spawn(*arguments, "--out", out, "-q", slow="Chain.measure", seconds=0.02)
+    run = spawn(*arguments, "--out", out, "-q", "--workers", 1, slow="Chain.calibrate", seconds=0.05)
     first = json.loads(tail.stdout.readline())
     assert first["integration"] == 1
     assert run.poll() is None, "the first row is read while the run goes on"
@@ -87,7 +87,7 @@ def test_it_waits_follows_and_ends_with_the_run(spawn, arguments, tmp_path):
 def test_it_says_that_the_writer_died(spawn, arguments, tmp_path):
     out = tmp_path / "lc.arrow"
     tail = spawn("tail", out, "--wait", "--csv", "--interval", "0.05")
-    run = spawn(*arguments, "--out", out, "-q", slow="Chain.measure", seconds=0.4)
+    run = spawn(*arguments, "--out", out, "-q", "--workers", 1, slow="Chain.calibrate", seconds=0.3)
     assert tail.stdout.readline().startswith("exposure_id,")
     assert tail.stdout.readline()
     run.send_signal(signal.SIGKILL)

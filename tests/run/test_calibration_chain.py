@@ -74,6 +74,7 @@ def test_rows_of_a_grism_are_cut(simulated: Simulated, tmp_path: Path) -> None:
         assert hdus["SCI"].shape == (6, 64, 160)
         assert hdus["SCI"].header["SLTSIZE2"] == 64
         assert hdus["SCI"].header["BUNIT"] == "MJy/sr"
+        assert hdus["AREA"].shape == hdus["WAVELENGTH"].shape == (64, 160)
     assert np.isfinite(light_curve(path)["flux"]).all()
 
 

@@ -146,7 +146,7 @@ def _planes(prepared: Prepared, chain: Chain, info: ExposureInfo, running: set[s
         known = chain.slopes.templates.get("wavelength") or {}
         planes["WAVELENGTH"] = known.get(1, known.get(0))
     if "photom" in running and "area" in prepared.references:
-        planes["AREA"] = prepared.references["area"].arrays.get("SCI")
+        planes["AREA"] = prepared.references["area"].within(info).arrays.get("SCI")
     return {
         name: np.asarray(plane, np.float32)
         for name, plane in planes.items()

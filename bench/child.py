@@ -49,6 +49,8 @@ def main() -> None:
             max_memory=job.get("max_memory"),
             block_bytes=job.get("block_bytes"),
             overwrite=True,
+            calibrated=job.get("calibrated", False),
+            products=tuple(job.get("products", ())),
         )
     )
     mark("prepared")
@@ -66,7 +68,7 @@ def main() -> None:
     result = asyncio.run(run_exposure(prepared, Watch(), rows))
     mark("end")
     plan = prepared.plan
-    parts = ("program", "buffers", "references", "workspaces", "blocks", "scout", "rows")
+    parts = ("program", "buffers", "references", "workspaces", "blocks", "window", "scout", "rows")
     answer = {
         "marks": marks,
         "integrations": result.integrations,

@@ -56,7 +56,7 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
     cache
         Folder for compiled kernels, default the user's.
     **options
-        ``workers, max_memory, block_bytes``.
+        ``workers, max_memory, block_bytes, calibrated, products``.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 
 import tsostream
-from bench import memory, stage1, startup, watching
+from bench import memory, stage1, stage3, startup, watching
 from bench.cases import CASES, tiny
 from bench.clones import clone
 from bench.measure import table
@@ -90,6 +90,15 @@ def test_memory(tmp_path: Path) -> None:
     assert row["long MB"] > row["floor MB"] > 50
     assert row["plan/peak"] == pytest.approx(row["plan MB"] / row["long MB"])
     assert set(row["parts"]) >= {"program", "buffers", "scout"}
+
+
+def test_stage3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TSOSTREAM_JWST_PYTHON", raising=False)
+    (row,) = run_tiny(stage3.main, tmp_path, "sub64p")
+    assert row["stage 1 ms"] > 0
+    assert 0 < row["outliers ms"] < row["stages 2+3 ms"]
+    assert row["official / ours"] is None
+    assert row["peak MB"] > 100
 
 
 def test_startup(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ __all__ = ["OutlierDetection", "count_outliers", "divide_level", "parse_good_bit
 
 _LOST = np.uint32(dq.DO_NOT_USE)
 _FLAGS = np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
+#: samples looked at beyond half of the window
+SPARE = 7
 #: samples a window may have
 MOST_SAMPLES = 1023
 
@@ -159,12 +161,13 @@ def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, b
                 high,
                 inside,
             )
-            # most pixels are settled when just more than half of the window is within the limits: what is left
-            # cannot be more than half of the good samples
+            # most pixels are settled when more than half of the window is within the limits: what is left cannot
+            # be more than half of the good samples; some more are looked at, as some are NaN
             enough = count // 2 + 1
-            first = (count - enough) // 2
-            for k in range(first, first + enough, 4):
-                end = first + enough - k
+            looked = min(count, enough + SPARE)
+            first = (count - looked) // 2
+            for k in range(first, first + looked, 4):
+                end = first + looked - k
                 a = planes[window[k], y]
                 b = planes[window[k + 1], y] if end > 1 else nothing
                 c = planes[window[k + 2], y] if end > 2 else nothing

@@ -113,6 +113,38 @@ def test_a_copy_that_pauses_between_two_extensions(incoming, clock, tmp_path):
     assert other.exists()
 
 
+def test_a_file_made_at_its_full_length_and_filled_with_a_pause(incoming, clock, tmp_path):
+    """Its headers are there and its size is right, but its pixels are holes."""
+    whole = make(tmp_path, 1, 400).read_bytes()
+    following = Following(incoming, clock=clock)
+    path = incoming / "s001_uncal.fits"
+    with path.open("wb") as file:
+        file.truncate(len(whole))
+        file.write(whole[:8640])
+        file.seek(len(whole) - 80000)
+        file.write(whole[-80000:])
+    if not module.has_holes(path):
+        pytest.skip("this file system does not tell of holes")
+    following.look()
+    clock.now += SETTLE_LONG * 0.9
+    assert not following.look()
+    path.write_bytes(whole)
+    following.look()
+    clock.now += SETTLE * 2
+    assert following.look()
+
+
+def test_a_file_that_ends_in_the_middle_of_a_block(incoming, clock, tmp_path):
+    whole = make(tmp_path, 1).read_bytes()
+    following = Following(incoming, clock=clock)
+    (incoming / "s001_uncal.fits").write_bytes(whole[:-1])
+    following.look()
+    clock.now += SETTLE * 2
+    assert not following.look()
+    clock.now += SETTLE_LONG
+    assert following.look()
+
+
 def test_names_of_downloads_are_left_alone(incoming, clock):
     for name in (
         ".s001_uncal.fits",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -22,7 +22,10 @@ from run_helpers import Simulated, differences, table_differences
 import tsostream
 from bench import kills
 from tsostream.errors import ConfigError, IdleTimeoutError, InputError, ReadError
+from tsostream.files import find_exposures
 from tsostream.records import RowPair
+from tsostream.replay.feed import feed as feed_segments
+from tsostream.replay.schedule import make_schedule, total_seconds
 from tsostream.run.setup import Request, prepare_all
 from tsostream.run.stream import Silent, run_exposure
 from tsostream.simulate import SimulatedExposure
@@ -207,6 +210,26 @@ def test_any_order_and_faults(
     metadata = open_output(out).metadata
     assert [one["intstart"] for one in metadata["segments"]] == [1, 9, 17, 25, 33, 41]
     assert len(metadata["inputs"]) == 6
+
+
+@pytest.mark.parametrize("arrival", ["grow", "whole"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_replayed_downlink_with_faults(
+    arrival: Literal["grow", "whole"],
+    seed: int,
+    exposure: SimulatedExposure,
+    plain_with_window: Path,
+    tmp_path: Path,
+) -> None:
+    """The feeder of ``tsostream replay``: growing files, late, out of order, twice, broken off, standing still."""
+    out, data = tmp_path / "lc.arrow", tmp_path / "data"
+    faults = ("late", "out-of-order", "duplicate", "truncate", "stall")
+    transfers = make_schedule(find_exposures(exposure.segments), faults=faults, seed=seed, arrival=arrival)
+    feeder = Feeder(data)
+    feeder.start(lambda: feed_segments(transfers, data, speed=total_seconds(transfers) / 2.0))
+    run(request(exposure, data, out, skip_steps=()))
+    feeder.join()
+    assert differences(out, plain_with_window) == []
 
 
 def test_rows_come_with_their_segments(exposure: SimulatedExposure, plain: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A directory that segments arrive in: each is taken as soon as it is complete.
 
-A file counts as complete when its size is what its headers promise and it has not changed for a moment; one that lacks
-an extension that others have must rest longer, for a copy may pause between two extensions. Names that downloads use
+A file counts as complete when its size is what its headers promise and it has not changed for a moment. One that lacks
+an extension that others have, ends in the middle of a block, or has holes that nobody has written to must rest longer,
+for a copy may pause. Names that downloads use
 until they are done (hidden, ``.part``, ``.tmp``) are no segment names. Looking at the directory works on every file
 system; where `watchfiles` is installed and the system reports changes, the next look comes at once.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import threading
 import time
@@ -35,6 +37,8 @@ Key = tuple[str, str]
 SETTLE: Final = 0.25
 #: the same for one that may lack its last extensions
 SETTLE_LONG: Final = 3.0
+#: files of this format come in such blocks [bytes]
+BLOCK: Final = 2880
 #: a file this old when it is first seen is not being written [s]
 OLD: Final = 10.0
 #: seconds between two looks, without and with a system that reports changes
@@ -219,7 +223,10 @@ class Following:
             if not {problem.code for problem in error.problems} <= _GROWING:
                 self._say(f"left out: {error.problems[0]}")
             return False
-        if not self._looks_final(segment) and now - seen.since < SETTLE_LONG:
+        may_go_on = segment.size % BLOCK and path == segment.path
+        if (
+            may_go_on or has_holes(path) or not self._looks_final(segment)
+        ) and now - seen.since < SETTLE_LONG:
             return False  # judged again at the next look
         seen.judged, seen.why = seen.signature, ""
         if seen.segment is not None:
@@ -277,7 +284,10 @@ class Following:
             return False
         seen.segment = segment
         members = sorted([*train.segments, segment], key=lambda one: one.first)
-        audited, notes = audit_times(members)
+        try:
+            audited, notes = audit_times(members)
+        except InputError as error:  # one that was taken is being written again: reading it will tell
+            audited, notes = members, [str(error)]
         for note in notes:
             self._say(note)
         # those that may have been read already stay as they are
@@ -291,6 +301,18 @@ class Following:
             self._said.add(text)
             self.reports.append(text)
             self._tell(text)
+
+
+def has_holes(path: Path) -> bool:
+    """Whether a part of a file was never written: made at its full length, to be filled; False where unknown."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return False
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < size
+    except OSError:
+        return False
 
 
 def _key(segment: SegmentFile) -> Key:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding
-from tsostream.operators.refpix import Refpix, clipped_mean
+from tsostream.operators.refpix import Refpix, clipped_mean, single_mean
 from tsostream.testing.builders import make_info, make_ramp
 from tsostream.testing.naive.corrections import clip_mean, subtract_reference_pixels
 from tsostream.testing.oracle import Case, compare, official_python, run_official
@@ -47,6 +48,23 @@ def test_clipped_mean_agrees_with_its_twin(seed: int, count: int, limit: float) 
     values[rng.random(count) < 0.1] = rng.choice([0.0, 60000.0, np.nan, np.inf])
     ours = clipped_mean(np.concatenate([[9e9], values]).astype(np.float32), 1, count + 1, limit)
     assert ours == pytest.approx(clip_mean(values.astype(np.float64).tolist(), limit), rel=1e-12, nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.sampled_from([1, 5, 7, 8, 9, 31, 128, 129, 300, 2048]),
+    limit=st.sampled_from([1.5, 3.0]),
+)
+def test_single_precision_is_rounded_like_the_official_step(seed: int, count: int, limit: float) -> None:
+    """The official step clips with scipy on float32; here not even the last bit differs."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(1000, 5, count).astype(np.float32)
+    values[rng.random(count) < 0.05] += 300
+    given = np.concatenate([[9e9], values]).astype(np.float32)
+    ours = single_mean(given, 1, count + 1, limit, np.empty_like(given))
+    kept = scipy.stats.sigmaclip(values, low=limit, high=limit)[0] if values.std() else values
+    assert np.float32(ours) == kept.mean()
 
 
 def test_clipped_mean_of_equal_values_is_their_value() -> None:

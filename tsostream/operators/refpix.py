@@ -5,7 +5,7 @@ exposure, so all of it is worked out once: the pass over whole frames reads noth
 leaves two short profiles per group, one along x and one along y, which the pass over rows subtracts.
 
 Sums are in double precision, where the official step uses single precision for subarrays with one output;
-results agree to the rounding of the latter.
+results agree to the rounding of the latter. The segment scope asks for that rounding too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "clipped_mean",
     "mean_levels",
     "side_levels",
+    "single_mean",
     "spread_levels",
     "subtract_profiles",
 ]
@@ -114,7 +115,103 @@ def clipped_mean(values, start, stop, limit):
 
 
 @kernel
-def mean_levels(data, rows, columns, bounds, halves, limit, levels):
+def _block_sum(values, start, count):
+    """Sum of at most 128 values in single precision: eight running sums, then the rest."""
+    if count < 8:
+        total = np.float32(0.0)
+        for k in range(start, start + count):
+            total += values[k]
+        return total
+    a, b, c, d = values[start], values[start + 1], values[start + 2], values[start + 3]
+    e, f, g, h = values[start + 4], values[start + 5], values[start + 6], values[start + 7]
+    whole = start + count - count % 8
+    for k in range(start + 8, whole, 8):
+        a += values[k]
+        b += values[k + 1]
+        c += values[k + 2]
+        d += values[k + 3]
+        e += values[k + 4]
+        f += values[k + 5]
+        g += values[k + 6]
+        h += values[k + 7]
+    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for k in range(whole, start + count):
+        total += values[k]
+    return total
+
+
+@kernel
+def _pairwise_sum(values, start, count):
+    """Sum in single precision, in the order NumPy takes: more than 128 values are summed by halves."""
+    # a tree walked with a stack: where each node begins, its length, 0/1/2 parts summed, the sum of its first part
+    begins, lengths, parts = np.empty(32, np.int64), np.empty(32, np.int64), np.empty(32, np.int64)
+    firsts = np.empty(32, np.float32)
+    begins[0], lengths[0], parts[0] = start, count, 0
+    depth, total = 0, np.float32(0.0)
+    while depth >= 0:
+        half = lengths[depth] // 2
+        half -= half % 8
+        if lengths[depth] <= 128:
+            total = _block_sum(values, begins[depth], lengths[depth])
+            depth -= 1
+        elif parts[depth] == 0:
+            parts[depth] = 1
+            begins[depth + 1], lengths[depth + 1], parts[depth + 1] = begins[depth], half, 0
+            depth += 1
+        elif parts[depth] == 1:
+            firsts[depth] = total
+            parts[depth] = 2
+            begins[depth + 1], lengths[depth + 1], parts[depth + 1] = (
+                begins[depth] + half,
+                lengths[depth] - half,
+                0,
+            )
+            depth += 1
+        else:
+            total = firsts[depth] + total
+            depth -= 1
+    return total
+
+
+@kernel
+def single_mean(values, start, stop, limit, spare):
+    """`clipped_mean` in single precision, rounded like the official step's.
+
+    Parameters
+    ----------
+    values : float32 [value]
+        Samples [DN]; those that are kept are moved together.
+    start, stop : int
+        Which of them.
+    limit : float
+        siglimit.
+    spare : float32 [value]
+        Working array.
+    """
+    count, factor = stop - start, np.float32(limit)
+    while count > 0:
+        mean = np.float32(np.float64(_pairwise_sum(values, start, count)) / count)
+        for k in range(start, start + count):
+            away = values[k] - mean
+            spare[k] = away * away
+        spread = np.sqrt(np.float32(np.float64(_pairwise_sum(spare, start, count)) / count))
+        low, high = (
+            np.float32(mean - np.float32(spread * factor)),
+            np.float32(mean + np.float32(spread * factor)),
+        )
+        kept = start
+        for k in range(start, start + count):
+            if values[k] >= low and values[k] <= high:
+                values[kept] = values[k]
+                kept += 1
+        if kept - start == count:
+            return np.float64(mean)
+        count = kept - start
+    return np.nan
+
+
+@kernel
+def mean_levels(data, rows, columns, bounds, halves, limit, single, levels):
     """Level of each group of columns from its reference pixels.
 
     Parameters
@@ -129,10 +226,12 @@ def mean_levels(data, rows, columns, bounds, halves, limit, levels):
         The one or two lists whose mean is the level; -1: no list.
     limit : float
         siglimit.
+    single : bool
+        In single precision, rounded like the official step's.
     levels : float64 [integration, group, level]
         Written [DN].
     """
-    values = np.empty(rows.size, np.float32)
+    values, spare = np.empty(rows.size, np.float32), np.empty(rows.size, np.float32)
     means = np.empty(bounds.size - 1, np.float64)
     for i in range(data.shape[0]):
         for g in range(data.shape[1]):
@@ -140,7 +239,10 @@ def mean_levels(data, rows, columns, bounds, halves, limit, levels):
             for k in range(rows.size):
                 values[k] = frame[rows[k], columns[k]]
             for k in range(means.size):
-                means[k] = clipped_mean(values, bounds[k], bounds[k + 1], limit)
+                if single:
+                    means[k] = single_mean(values, bounds[k], bounds[k + 1], limit, spare)
+                else:
+                    means[k] = clipped_mean(values, bounds[k], bounds[k + 1], limit)
             for k in range(halves.shape[0]):
                 a, b = halves[k, 0], halves[k, 1]
                 levels[i, g, k] = means[a] if b < 0 else 0.5 * (means[a] + means[b])
@@ -307,7 +409,12 @@ class Refpix(Operator):
         if sides is None and not layout.halves.size:
             return BoundRampStep(self.name, plane, skipped="no usable reference pixels")
         find = partial(
-            _find, layout=layout, sides=sides, limit=float(self.siglimit), swapped=abs(info.fastaxis) == 2
+            _find,
+            layout=layout,
+            sides=sides,
+            limit=float(self.siglimit),
+            swapped=abs(info.fastaxis) == 2,
+            single=not four and bool(binding.templates.get("official_rounding")),
         )
         # four outputs: the official step subtracts in double precision
         dtype = np.float64 if four else np.float32
@@ -336,13 +443,21 @@ class Refpix(Operator):
 
 
 def _find(
-    tile: Tile, y0: int, y1: int, *, layout: Layout, sides: Sides | None, limit: float, swapped: bool
+    tile: Tile,
+    y0: int,
+    y1: int,
+    *,
+    layout: Layout,
+    sides: Sides | None,
+    limit: float,
+    swapped: bool,
+    single: bool,
 ) -> None:
     levels = tile.scratch["refpix.levels"]
     along_fast, along_slow = tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"]
     if swapped:
         along_fast, along_slow = along_slow, along_fast
-    mean_levels(tile.data, layout.rows, layout.columns, layout.bounds, layout.halves, limit, levels)
+    mean_levels(tile.data, layout.rows, layout.columns, layout.bounds, layout.halves, limit, single, levels)
     spread_levels(levels, layout.level_of, along_fast)
     if sides is None:
         along_slow[:] = 0.0

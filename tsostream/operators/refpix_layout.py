@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -80,15 +81,23 @@ def pooled_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) ->
         reference[:, :BORDER] = True
         reference[:, -BORDER:] = True
     reference &= (pixeldq & np.uint32(dq.DO_NOT_USE)) == 0
-    column, _ = _detector_frame(info)
+    column, row = _detector_frame(info)
     parity = column % 2 if odd_even else np.zeros_like(column)
     lists = [reference & (parity == k) for k in range(2 if odd_even else 1)]
     fast, _ = _detector_axes(info)
     if not all(one.any() for one in lists):
         return _collect([], [], np.full(fast.size, -1))
-    return _collect(
-        lists, [(k, -1) for k in range(len(lists))], fast % 2 if odd_even else np.zeros_like(fast)
+    level_of = fast % 2 if odd_even else np.zeros_like(fast)
+    layout = _collect(lists, [(k, -1) for k in range(len(lists))], level_of)
+    # in the order of the detector's readout, which decides how sums are rounded
+    order = np.concatenate(
+        [
+            low + np.lexsort((column[y, x], row[y, x]))
+            for low, high in pairwise(layout.bounds)
+            for y, x in [(layout.rows[low:high], layout.columns[low:high])]
+        ]
     )
+    return replace(layout, rows=layout.rows[order], columns=layout.columns[order])
 
 
 def edge_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> Layout:

@@ -1,8 +1,9 @@
 """What it costs a run to be watched: ``python -m bench.watching``.
 
-The same run by itself, with ``tail`` and with ``live`` and somebody who listens to its events and asks for what a page
-asks for, in turn. What counts is the processor time of the run: wall time on a busy machine tells nothing. The least of
-several rounds is taken; what the watchers use themselves is told beside it.
+The same run by itself, with ``tail``, with ``live`` and somebody who listens to its events and asks for what a page
+asks for, and by itself again, in turn. What counts is the user time of the run: wall time on a busy machine tells
+nothing. The cost is the median over the rounds of watched to alone in the same round; the same of alone to alone says
+how far that can be believed. What the watchers use themselves is told beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.cases import CASES, Case, Data, make_data, tiny
@@ -26,8 +28,7 @@ __all__ = ["main", "measure"]
 
 
 def _seconds(who: int) -> float:
-    used = resource.getrusage(who)
-    return used.ru_utime + used.ru_stime
+    return resource.getrusage(who).ru_utime
 
 
 def _start(*arguments: str) -> tuple[subprocess.Popen[bytes], Any]:
@@ -86,7 +87,7 @@ def page(out: Path) -> Iterator[None]:
         reader.join()
 
 
-WATCHERS: dict[str, Callable[[Path], Any]] = {"nobody": nobody, "tail": tail, "live": page}
+WATCHERS: dict[str, Callable[[Path], Any]] = {"alone": nobody, "tail": tail, "live": page, "again": nobody}
 
 
 def _run(data: Data, out: Path, watcher: Callable[[Path], Any]) -> tuple[float, float]:
@@ -108,15 +109,25 @@ def measure(case: Case, scratch: Path, *, rounds: int) -> dict[str, Any]:
     (scratch / "watched").mkdir(exist_ok=True)
     out = scratch / "watched" / "lc.arrow"
     run_child(data, out)  # compiles
-    least = {name: (float("inf"), float("inf")) for name in WATCHERS}
-    for _ in range(rounds):
-        for name, watcher in WATCHERS.items():
-            least[name] = min(least[name], _run(data, out, watcher))
-    alone = least["nobody"][0]
-    row: dict[str, Any] = {"case": case.name, "shape": case.shape, "rounds": rounds, "alone s": alone}
-    for name in ("tail", "live"):
-        row[f"{name} s"], row[f"{name} itself s"] = least[name]
-        row[f"{name} costs %"] = 100 * (least[name][0] / alone - 1)
+    used: dict[str, list[tuple[float, float]]] = {name: [] for name in WATCHERS}
+    for number in range(rounds):
+        # each in every place: who comes first may find the machine in another state
+        names = list(WATCHERS)
+        for name in names[number % 4 :] + names[: number % 4]:
+            used[name].append(_run(data, out, WATCHERS[name]))
+    runs = {name: [run for run, _ in seconds] for name, seconds in used.items()}
+    row: dict[str, Any] = {
+        "case": case.name,
+        "shape": case.shape,
+        "rounds": rounds,
+        "alone s": median(runs["alone"]),
+    }
+    for name in ("tail", "live", "again"):
+        ratios = [run / alone for run, alone in zip(runs[name], runs["alone"], strict=True)]
+        row[f"{name} costs %"] = 100 * (median(ratios) - 1)
+        if name != "again":
+            row[f"{name} itself s"] = median(own for _, own in used[name])
+    row["details"] = used
     return row
 
 
@@ -131,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         cases = [tiny(case) for case in cases]
     folder, hold = scratch_folder(given.data)
     rows = [measure(case, folder, rounds=1 if given.tiny else given.rounds) for case in cases]
-    print(table(rows))
+    print(table([{name: value for name, value in row.items() if name != "details"} for row in rows]))
     result = write_results(given.json, "watching", rows)
     del hold
     return result

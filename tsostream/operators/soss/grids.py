@@ -150,7 +150,9 @@ class SpectralKernel:
             lines.append((slope, offset))
         self.middle = np.array(middle)
         self.lines = np.array(lines)
-        self.spline = RectBivariateSpline(pixels, self.middle, kernels, bbox=box)
+        # a subarray cut to some columns sees few of the kernels
+        degree = max(1, min(3, len(middle) - 1))
+        self.spline = RectBivariateSpline(pixels, self.middle, kernels, bbox=box, ky=degree)
 
     def __call__(self, wave: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """Give the kernel about ``centre`` at ``wave``; zero beyond its reach."""

@@ -92,6 +92,9 @@ def extract_box(
         fit = _median if ground.kind == "median" else _polynomial
         level, ground_variance = fit(image, variance, weight, usable, ground)
         source = image - level
+        if ground.kind == "median" and ground.smoothing < 3:
+            # officially this one stays in the single precision of the image
+            source = (image.astype(np.float32) - level.astype(np.float32)).astype(np.float64)
     counts = np.where(np.isfinite(source), weight, 0.0)
     flux = (np.where(counts != 0, source, 0.0) * counts).sum(axis=0)
     npixels = counts.sum(axis=0)
@@ -132,13 +135,17 @@ def _median(
 ) -> tuple[np.ndarray, np.ndarray]:
     inside = ground.mask != 0
     values = np.where(inside, _smooth(image, ground.smoothing), np.nan)
+    if ground.smoothing < 3:
+        values = values.astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns without background
         level = np.nanmedian(values, axis=0)
     share = (usable & inside).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = share / share.sum(axis=0)
-    return level[None, :], MEDIAN_PENALTY**2 * weight.sum(axis=0) ** 2 * _sum_finite(variance, share**2)
+    return level[None, :].astype(np.float64), MEDIAN_PENALTY**2 * weight.sum(axis=0) ** 2 * _sum_finite(
+        variance, share**2
+    )
 
 
 def _polynomial(

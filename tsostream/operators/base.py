@@ -85,6 +85,8 @@ class Binding:
         they fit the exposure: a step must bind without them.
     segments
         First and last integration of each file, for steps that do what the official pipeline does to a file.
+    official_rounding
+        The segment scope: steps that can round like the official ones do so.
     """
 
     info: ExposureInfo
@@ -92,6 +94,7 @@ class Binding:
     pixeldq: np.ndarray | None = None
     templates: Mapping[str, Any] = field(default_factory=dict)
     segments: tuple[tuple[int, int], ...] = ()
+    official_rounding: bool = False
 
     def __post_init__(self) -> None:
         cut = {name: one.within(self.info) for name, one in self.references.items()}

@@ -414,7 +414,7 @@ class Refpix(Operator):
             sides=sides,
             limit=float(self.siglimit),
             swapped=abs(info.fastaxis) == 2,
-            single=not four and bool(binding.templates.get("official_rounding")),
+            single=not four and binding.official_rounding,
         )
         # four outputs: the official step subtracts in double precision
         dtype = np.float64 if four else np.float32

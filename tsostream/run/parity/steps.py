@@ -27,8 +27,6 @@ __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_s
 
 #: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
 UNSUPPORTED = ("emicorr", "charge_migration", "clean_flicker_noise", "persistence", "picture_frame")
-#: steps that can round like the official ones do so
-ROUNDING = {"official_rounding": True}
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y
@@ -124,7 +122,9 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
         elif isinstance(operator, RampFit):
             fit = operator
         else:
-            step = operator.bind(Binding(info, _wanted(operator, references), pixeldq, ROUNDING))
+            step = operator.bind(
+                Binding(info, _wanted(operator, references), pixeldq, official_rounding=True)
+            )
             if not isinstance(step, BoundRampStep):
                 raise TypeError(f"{operator.name} is no step on ramps")
             pixeldq = step.pixeldq

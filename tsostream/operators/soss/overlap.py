@@ -47,6 +47,8 @@ class OverlapSettings:
     smoothing
         Width of a Gaussian that takes the noise out of the first estimate of the spectrum, so that it does not refine
         the grid [px]; officially none.
+    grid : float64 [point], optional
+        Wavelengths of the joint fit, instead of those found.
     """
 
     threshold: float = 1e-2
@@ -57,6 +59,7 @@ class OverlapSettings:
     limits: tuple[float, float] = (0.77, 0.95)
     singles: bool = True
     smoothing: float = 0.0
+    grid: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ def calibrate_overlap(
     """
     image = np.where(np.isfinite(data), data, 0.0)
     estimate = _first_estimate(models, image, inverse, outside[0], bad, settings.smoothing)
-    grid = _grid(models, estimate, settings)
+    grid = _grid(models, estimate, settings) if settings.grid is None else settings.grid
     joint = Engine(models[:2], grid, outside[:2], bad, settings.threshold)
     factor = settings.tikfac
     if factor is None:

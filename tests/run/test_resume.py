@@ -463,7 +463,7 @@ def test_unreadable_bytes(
         ReadError, match=r"extension SCI: integration 2[678] cannot be read \(Input/output error"
     ):
         run(wanted)
-    number = len(tsostream.open(out)) + 1
+    number = len(tsostream.open(out)) + 1 if out.exists() else 1
     told = Told()
     again(wanted, told, on_error="flag")
     lc, good = light_curve(out), light_curve(bots_rows)
@@ -501,3 +501,13 @@ def test_the_python_interface(bots: SimulatedExposure, bots_rows: Path, tmp_path
     stopped(bots, out)
     assert reduce(bots, out, resume=True, block_bytes=1) == out
     assert differences(out, bots_rows) == []
+
+
+def test_a_stored_scout_of_a_longer_exposure(
+    bots: SimulatedExposure, bots_rows: Path, tmp_path: Path
+) -> None:
+    """Its integrations are not those at hand."""
+    out = tmp_path / "lc.arrow"
+    scout = str(bots_rows.with_name("lc.scout.npz"))
+    run(request(bots, out, inputs=(bots.segments[1],), scout=scout))
+    assert len(tsostream.open(out)) == 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tsostream.files import Exposure, read_sync
+from tsostream.files import Exposure, OnError, read_sync
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.readout import read_times
@@ -23,7 +23,9 @@ LOOKED_AT = 3
 UNUSABLE = np.uint8(dq.DO_NOT_USE | dq.SATURATED)
 
 
-def ramp_shifts(exposure: Exposure, rates: RateChain, numbers: Sequence[int]) -> np.ndarray | None:
+def ramp_shifts(
+    exposure: Exposure, rates: RateChain, numbers: Sequence[int], on_error: OnError = "stop"
+) -> np.ndarray | None:
     """Time by which the middle of each pixel's usable groups is later than that of the whole ramp (spec G.3).
 
     A ramp that saturates tells of the beginning of the integration, one whose first groups are left out of its end:
@@ -36,7 +38,9 @@ def ramp_shifts(exposure: Exposure, rates: RateChain, numbers: Sequence[int]) ->
     rates
         Bound ramp steps.
     numbers
-        Integrations the scout read; a few of them are looked at.
+        Integrations the scout read; a few of those at hand are looked at (a stored scout may be of another exposure).
+    on_error
+        What bytes mean that cannot be read, see `tsostream.files.read_blocks`.
 
     Returns
     -------
@@ -45,8 +49,12 @@ def ramp_shifts(exposure: Exposure, rates: RateChain, numbers: Sequence[int]) ->
     """
     info = exposure.info
     ramps = [step.name for step in rates.steps if step.produces == "ramp"]
-    if not info.is_ramp or not ramps or not numbers:
+    if not info.is_ramp or not ramps:
         return None
+    there = [
+        number for number in numbers if any(one.first <= number <= one.last for one in exposure.segments)
+    ]
+    numbers = there or [exposure.segments[0].first]
     chosen = sorted({int(numbers[k * len(numbers) // LOOKED_AT]) for k in range(LOOKED_AT)})
     total, count = np.zeros(info.frame_shape), 0
 
@@ -57,7 +65,9 @@ def ramp_shifts(exposure: Exposure, rates: RateChain, numbers: Sequence[int]) ->
             count += 1
 
     looking = replace(rates, taps={ramps[-1]: look}, seconds={}, _idle=queue.SimpleQueue())
-    for raw in read_sync(exposure, [(number, 1) for number in chosen], block_bytes=1):
+    for raw in read_sync(exposure, [(number, 1) for number in chosen], block_bytes=1, on_error=on_error):
+        if not raw.present:
+            continue
         with looking.rates(raw):
             pass
     return total / max(count, 1) * (info.group_time or info.frame_time)

@@ -208,7 +208,10 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
                 templates |= getattr(bound, "templates", {})
                 measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
                 steps += () if bound.skipped else (bound,)
-        late_by = ramp_shifts(exposure, rates, scout.numbers) if isinstance(rates, RateChain) else None
+        on_error = prepared.request.on_error
+        late_by = (
+            ramp_shifts(exposure, rates, scout.numbers, on_error) if isinstance(rates, RateChain) else None
+        )
         times = effective_times(exposure.info, measuring, slopes.info, late_by)
         measured |= describe_spectrum(measuring, steps[-1], prepared, times)
         measured |= describe_bins(steps, measuring, times, observer)

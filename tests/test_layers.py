@@ -131,7 +131,7 @@ def test_steps_are_recognised() -> None:
         ("run.stream", "import aiofiles.os"),
         ("operators.jump", "from astropy.io import fits"),
         ("operators.jit", "import numba, asyncio"),
-        ("operators.jump", "from tsostream.operators.ramp_fit import fit_ramps"),
+        ("operators.jump", "from tsostream.operators.ramp_fit import RampFit"),
         ("operators.jump.inner", "from tsostream.operators import ramp_fit"),
         ("run.api", "from tsostream.testing.builders import make_info"),
         ("run.api", "if TYPE_CHECKING:\n    from tsostream.testing import naive"),

@@ -29,6 +29,7 @@ COUNT = 9
 EXPOSURES = {
     "nir-spectrum": {"exp_type": "NRS_BRIGHTOBJ"},
     "nir-averaged": {"exp_type": "NRC_TSGRISM", "nframes": 4, "groupgap": 1},
+    "nir-zeroframe": {"exp_type": "NRC_TSIMAGE", "nframes": 2, "ngroups": 1, "zeroframe": True},
     "miri-spectrum": {"exp_type": "MIR_LRS-SLITLESS"},
     "nir-image": {"exp_type": "NRC_TSIMAGE"},
     "miri-image": {"exp_type": "MIR_IMAGE", "ngroups": 12},
@@ -82,7 +83,8 @@ def arrays(block: Any) -> dict[str, np.ndarray]:
     if isinstance(block, Measurement):
         return {**block.columns, **block.spectra, "present": block.present}
     if isinstance(block, Ramp):
-        return {"data": block.data, "groupdq": block.groupdq}
+        zero = {} if block.zeroframe is None else {"zeroframe": block.zeroframe}
+        return {"data": block.data, "groupdq": block.groupdq, **zero}
     names = ("data", "err", "var_poisson", "var_rnoise", "dq", "var_flat")
     return {name: getattr(block, name) for name in names if getattr(block, name) is not None}
 
@@ -252,6 +254,10 @@ def walk(step: BoundRampStep, info: ExposureInfo, block: Any, rows: int) -> dict
         shape = (block.count, *info.frame_shape)
         planes = [rubbish(shape, np.float32) for _ in range(4)]
         rate = Rate(block.first, *planes, rubbish(shape, np.uint32), block.times)
+        if block.zeroframe is not None and "zeroframe" in scratch:
+            # no working array but what the step is given
+            scratch["zeroframe"][...] = block.zeroframe
+            block.zeroframe = scratch["zeroframe"]
         tile = Tile(block.first, None, block.data, block.groupdq, rate, scratch)
     run_passes(tile, step.passes, info.ny, rows)
     return arrays(tile.rate if step.produces == "rate" else block)
@@ -386,6 +392,8 @@ def test_bad_data_never_raise(name: str, kind: str) -> None:
         hopeless.spectra["flux"][...] = np.nan
     else:
         hopeless.data[...] = np.nan
+        if getattr(hopeless, "zeroframe", None) is not None:
+            hopeless.zeroframe[...] = 0
         flags = hopeless.groupdq if isinstance(hopeless, Ramp) else hopeless.dq
         flags[...] = 255
     for block in (broken, hopeless):

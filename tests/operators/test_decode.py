@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 
 from tsostream.integration.payload import Rate
-from tsostream.operators.decode import decode_bits, decode_floats, decode_pass, decode_samples
+from tsostream.operators.decode import decode_bits, decode_floats, decode_pass, decode_plane, decode_samples
 from tsostream.operators.tile import Tile
 from tsostream.testing.builders import make_times
 from tsostream.testing.naive.ramps import decode_words
@@ -34,6 +34,9 @@ def test_samples_agree_with_astropy_for_every_value() -> None:
     np.testing.assert_array_equal(data, read)
     np.testing.assert_array_equal(data[0, 0, :2], decode_words(words[0, 0, :2]))
     assert not groupdq.any()
+    planes = np.full(values.shape[1:], np.nan, np.float32)
+    decode_plane(words[0], planes, 0, 64)
+    np.testing.assert_array_equal(planes, read[0])
 
 
 def test_samples_outside_the_band_are_left_alone() -> None:

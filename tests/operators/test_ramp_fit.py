@@ -17,7 +17,8 @@ from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.dark_current import DarkCurrent
 from tsostream.operators.firstframe import Firstframe
 from tsostream.operators.flux import flux_scale
-from tsostream.operators.ramp_fit import RampFit, clean_weights
+from tsostream.operators.ramp_fit import RampFit
+from tsostream.operators.ramp_slopes import clean_weights
 from tsostream.operators.tile import Tile, empty_rate, make_scratch, run_passes
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference, make_times
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error
@@ -41,12 +42,13 @@ def assert_close(got: np.ndarray, expected: np.ndarray, error: np.ndarray) -> No
     suppress=st.booleans(),
     templates=st.booleans(),
     flags=st.sampled_from([0.0, 0.03, 0.2]),
+    zeroframe=st.booleans(),
 )
 def test_agrees_with_its_twin(
-    seed: int, ngroups: int, nframes: int, suppress: bool, templates: bool, flags: float
+    seed: int, ngroups: int, nframes: int, suppress: bool, templates: bool, flags: float, zeroframe: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    info = make_info(ny=5, nx=16, ngroups=ngroups, nframes=nframes)
+    info = dataclasses.replace(make_info(ny=5, nx=16, ngroups=ngroups, nframes=nframes), zeroframe=zeroframe)
     binding = make_binding(RampFit, info, rng, share=0.02)
     if not templates:
         binding = dataclasses.replace(binding, templates={})
@@ -55,6 +57,9 @@ def test_agrees_with_its_twin(
     jumped = (rng.random(ramp.groupdq.shape) < flags) & (ramp.groupdq & (SAT | DNU) == 0)
     ramp.groupdq[jumped] |= JUMP
     ramp.groupdq[rng.random(ramp.groupdq.shape) < flags / 4] |= FLOOR
+    if zeroframe:
+        ramp.zeroframe = rng.normal(300, 100, ramp.data[:, 0].shape).astype(np.float32)
+        ramp.zeroframe[rng.random(ramp.zeroframe.shape) < 0.2] = 0
 
     unknown = ~(gain > 0)
     plane = binding.dq_plane | np.where(unknown, np.uint32(dq.NO_GAIN_VALUE | DNU), np.uint32(0))
@@ -65,7 +70,8 @@ def test_agrees_with_its_twin(
     image = binding.templates["image"] if templates else np.full(info.frame_shape, np.nan, np.float32)
     slope, unit, rnoise, bits = fit_all(
         ramp.data, ramp.groupdq, plane, usable_gain, noise, np.nan_to_num(image) if templates else image,
-        tgroup=info.group_time, first_time=(nframes + 1) * info.frame_time / 2, suppress=suppress,
+        tgroup=info.group_time, first_time=(nframes + 1) * info.frame_time / 2,
+        suppress=suppress and ngroups > 1, zero=ramp.zeroframe, tframe=info.frame_time,
     )  # fmt: skip
     step = RampFit(suppress_one_group=suppress).bind(binding)
     (out,) = step.push(ramp)

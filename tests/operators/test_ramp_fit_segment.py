@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tsostream.integration import dq
 from tsostream.operators import ramp_fit_segment
-from tsostream.operators.ramp_fit import POWERS
 from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.ramp_fit_tables import official_weights
+from tsostream.operators.ramp_slopes import POWERS
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.testing.builders import make_info
 from tsostream.testing.naive.segments import fit_pixel, weights_of_length

@@ -7,7 +7,7 @@ file is what it says, and never touches a pixel.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,8 +155,10 @@ class SegmentFile:
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """Extensions that make up an integration: SCI for ramps, SCI, ERR, DQ, VAR_* for slopes."""
-        return ("SCI",) if self.info.is_ramp else tuple(name for name in PLANES if name in self.extensions)
+        """Extensions that make up an integration: SCI (ZEROFRAME) for ramps, SCI, ERR, DQ, VAR_* for slopes."""
+        if self.info.is_ramp:
+            return ("SCI", "ZEROFRAME") if self.info.zeroframe else ("SCI",)
+        return tuple(name for name in PLANES if name in self.extensions)
 
     def bytes_per_integration(self, names: tuple[str, ...] | None = None) -> int:
         """Bytes of one integration over the extensions ``names`` (default `planes`)."""
@@ -253,6 +255,7 @@ class _Checked:
         self.problems += keys.problems()
         self._check_axes(sci)
         self.extensions = self._image_extensions(sci)
+        self._find_zero_frames(primary)
         self._check_truncation(count)
         self.time_table = self._time_table()
         bad = [name for hdu in scan.hdus for name in hdu.bad_cards]
@@ -398,6 +401,25 @@ class _Checked:
                     "write it as the archive does",
                 )
         return found
+
+    def _find_zero_frames(self, primary: dict[str, Any]) -> None:
+        """Note whether the file holds the zero frames it promises, and can be used."""
+        if self.level != "uncal" or primary.get("ZEROFRAM") is not True:
+            return
+        zero, sci = self.extensions.get("ZEROFRAME"), self.extensions["SCI"]
+        if zero is None:
+            self.notes.append("ZEROFRAM is T, but there is no ZEROFRAME extension: nothing is made of it")
+            return
+        shape = (sci.shape[0], *sci.shape[2:])
+        if zero.shape != shape or (zero.bitpix, zero.bscale, zero.bzero) != (16, 1.0, 32768.0):
+            self._report(
+                "bad_extension",
+                f"ZEROFRAME has shape {zero.shape}, BITPIX {zero.bitpix}, BSCALE {zero.bscale:g}, "
+                f"BZERO {zero.bzero:g}, expected {shape}, 16, 1, 32768",
+                "fetch the file again, or set ZEROFRAM to F to do without it",
+            )
+            return
+        self.info = replace(self.info, zeroframe=True)
 
     def _check_truncation(self, count: int) -> None:
         """Report a file that ends before its headers say so."""

@@ -38,6 +38,8 @@ class ExposureInfo:
         TFRAME and TGROUP [s].
     integration_time
         EFFINTTM [s].
+    zeroframe
+        Whether the first read of each integration is there on its own (ZEROFRAME).
     header
         The PRIMARY and SCI keywords of the first segment, for selectors and provenance.
     """
@@ -70,6 +72,7 @@ class ExposureInfo:
     resets_between: int = 1
     tsovisit: bool = False
     bunit: str = ""
+    zeroframe: bool = False
     header: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

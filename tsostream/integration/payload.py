@@ -66,7 +66,8 @@ class Raw:
         Number of the first integration in the exposure, and how many follow each other.
     arrays
         Extension name -> array in *native* dtype whose bytes are still big-endian: ``SCI`` uint16
-        [integration, group, y, x] for ramps; uint32 words of float32 or int32 [integration, y, x] for slopes
+        [integration, group, y, x] for ramps, with ``ZEROFRAME`` uint16 [integration, y, x] where there is one;
+        uint32 words of float32 or int32 [integration, y, x] for slopes
         (``SCI, ERR, DQ, VAR_POISSON, VAR_RNOISE, VAR_FLAT`` as far as the file has them). Empty when not present.
     times
         One row per integration.
@@ -108,6 +109,8 @@ class Ramp:
         One plane for the exposure, complete once every step is bound; read-only.
     times
         One row per integration.
+    zeroframe : float32 [integration, y, x], optional
+        The first read of each integration [DN]; 0 where it is bad.
     """
 
     first: int
@@ -115,6 +118,7 @@ class Ramp:
     groupdq: Array
     pixeldq: Array
     times: Times
+    zeroframe: Array | None = None
 
     @property
     def count(self) -> int:

@@ -8,7 +8,7 @@ from tsostream.operators.base import RowPass
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
-__all__ = ["decode_bits", "decode_floats", "decode_pass", "decode_samples"]
+__all__ = ["decode_bits", "decode_floats", "decode_pass", "decode_plane", "decode_samples"]
 
 
 @kernel
@@ -37,9 +37,32 @@ def decode_samples(raw, data, groupdq, y0, y1):
                     groupdq[i, g, y, x] = 0
 
 
+@kernel
+def decode_plane(raw, out, y0, y1):
+    """`decode_samples` for zero frames, which have neither groups nor flags.
+
+    Parameters
+    ----------
+    raw : uint16 [integration, y, x]
+        Big-endian words as they stand in the file.
+    out : float32 [integration, y, x]
+        Samples [DN], written.
+    y0, y1 : int
+        Rows.
+    """
+    for i in range(raw.shape[0]):
+        for y in range(y0, y1):
+            for x in range(raw.shape[2]):
+                word = raw[i, y, x]
+                swapped = np.uint16((word >> np.uint16(8)) | (word << np.uint16(8)))
+                out[i, y, x] = np.float32(swapped ^ np.uint16(0x8000))
+
+
 def _run(tile: Tile, y0: int, y1: int) -> None:
     if tile.raw is not None:
         decode_samples(tile.raw, tile.data, tile.groupdq, y0, y1)
+    if tile.zero_raw is not None and "zeroframe" in tile.scratch:
+        decode_plane(tile.zero_raw, tile.scratch["zeroframe"], y0, y1)
 
 
 #: the pass that stands before every ramp step

@@ -13,6 +13,7 @@ from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, 
 from tsostream.operators.jit import kernel
 from tsostream.operators.linearity_reads import reads_pass, wants_reads
 from tsostream.operators.tile import Tile
+from tsostream.operators.zeroframe import linearize_zero, zero_scratch
 
 __all__ = ["Linearity", "linearize", "prepare_coefficients"]
 
@@ -106,8 +107,16 @@ class Linearity(Operator):
             )
             bits = bits | more
             one = reads_pass(coefficients, inverse, binding.info.nframes)
-        return BoundRampStep(self.name, binding.dq_plane | bits, (one,))
+        passes = [one]
+        if binding.info.zeroframe:
+            # a single read: the polynomial itself, whatever is done to averaged groups
+            passes.append(RowPass(partial(_linearize_zero, coefficients=coefficients)))
+        return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), zero_scratch(binding.info))
 
 
 def _linearize(tile: Tile, y0: int, y1: int, *, coefficients: np.ndarray) -> None:
     linearize(tile.data, tile.groupdq, coefficients, y0, y1)
+
+
+def _linearize_zero(tile: Tile, y0: int, y1: int, *, coefficients: np.ndarray) -> None:
+    linearize_zero(tile.scratch["zeroframe"], coefficients, y0, y1)

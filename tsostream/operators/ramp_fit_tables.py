@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tsostream.operators.ramp_fit import POWERS
+from tsostream.operators.ramp_slopes import POWERS
 from tsostream.operators.sorting import comparators
 
 __all__ = ["fit_tables", "official_weights", "raw_weights"]

@@ -10,9 +10,10 @@ results agree to the rounding of the latter. The segment scope asks for that rou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from tsostream.operators.jit import kernel
 from tsostream.operators.refpix_layout import FULL, Layout, Sides, edge_layout, pooled_layout, side_tables
 from tsostream.operators.sorting import sort_lanes
 from tsostream.operators.tile import Tile
+from tsostream.operators.zeroframe import restore_zeros, zero_scratch
 
 __all__ = [
     "Refpix",
@@ -418,12 +420,23 @@ class Refpix(Operator):
         )
         # four outputs: the official step subtracts in double precision
         dtype = np.float64 if four else np.float32
-        scratch = {
+        scratch: dict[str, Any] = {
             "refpix.along_x": ((info.ngroups, info.nx), dtype),
             "refpix.along_y": ((info.ngroups, info.ny), dtype),
             "refpix.levels": ((info.ngroups, max(1, len(layout.halves))), np.float64),
         }
-        return BoundRampStep(self.name, plane, (RowPass(find, frame=True), RowPass(_subtract)), scratch)
+        passes = [RowPass(find, frame=True), RowPass(_subtract)]
+        if info.zeroframe:
+            scratch |= {
+                **zero_scratch(info),
+                "refpix.zero_x": ((1, info.nx), dtype),
+                "refpix.zero_y": ((1, info.ny), dtype),
+                "refpix.zero_levels": ((1, max(1, len(layout.halves))), np.float64),
+                "refpix.zero": (info.frame_shape, np.float32),
+            }
+            passes[:1] = [RowPass(partial(_find_all, find=find), frame=True)]
+            passes.append(RowPass(_subtract_from_zero))
+        return BoundRampStep(self.name, plane, tuple(passes), scratch)
 
     def _unsuited(self, info: ExposureInfo) -> str:
         """Say why the step does nothing; raise when it should do something that is not supported."""
@@ -452,20 +465,37 @@ def _find(
     limit: float,
     swapped: bool,
     single: bool,
+    zero: bool = False,
 ) -> None:
-    levels = tile.scratch["refpix.levels"]
-    along_fast, along_slow = tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"]
+    name = "refpix.zero_" if zero else "refpix."
+    levels = tile.scratch[f"{name}levels"]
+    along_fast, along_slow = (
+        tile.scratch[f"{name}{axis}"] for axis in (("x", "y") if zero else ("along_x", "along_y"))
+    )
     if swapped:
         along_fast, along_slow = along_slow, along_fast
-    mean_levels(tile.data, layout.rows, layout.columns, layout.bounds, layout.halves, limit, single, levels)
+    data = tile.scratch["zeroframe"][:, None] if zero else tile.data
+    mean_levels(data, layout.rows, layout.columns, layout.bounds, layout.halves, limit, single, levels)
     spread_levels(levels, layout.level_of, along_fast)
     if sides is None:
         along_slow[:] = 0.0
         return
     side_levels(
-        tile.data, levels, sides.pixels, sides.level_of, sides.windows, sides.pairs, sides.gain, along_slow
+        data, levels, sides.pixels, sides.level_of, sides.windows, sides.pairs, sides.gain, along_slow
     )
+
+
+def _find_all(tile: Tile, y0: int, y1: int, *, find: Callable[..., None]) -> None:
+    find(tile, y0, y1)
+    find(tile, y0, y1, zero=True)
 
 
 def _subtract(tile: Tile, y0: int, y1: int) -> None:
     subtract_profiles(tile.data, tile.scratch["refpix.along_x"], tile.scratch["refpix.along_y"], y0, y1)
+
+
+def _subtract_from_zero(tile: Tile, y0: int, y1: int) -> None:
+    zero, before = tile.scratch["zeroframe"], tile.scratch["refpix.zero"]
+    before[:, y0:y1] = zero[:, y0:y1]
+    subtract_profiles(zero[:, None], tile.scratch["refpix.zero_x"], tile.scratch["refpix.zero_y"], y0, y1)
+    restore_zeros(zero, before, y0, y1)

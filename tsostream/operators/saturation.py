@@ -17,6 +17,7 @@ from tsostream.integration import dq
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
+from tsostream.operators.zeroframe import clear_saturated, mark_saturated, zero_scratch
 
 __all__ = [
     "Saturation",
@@ -244,13 +245,22 @@ class Saturation(Operator):
             RowPass(partial(_find, threshold=threshold)),
             RowPass(partial(_grow, reach=reach), halo=reach),
         ]
-        scratch = {"saturation.first": plane, "saturation.grown": plane}
+        scratch: dict[str, tuple[tuple[int, ...], type]] = {
+            "saturation.first": plane,
+            "saturation.grown": plane,
+        }
         if self.use_readpatt and nframes > 1:
             search = partial(_find_spilled, threshold=threshold, check=check, nframes=nframes)
             passes += [RowPass(search), RowPass(partial(_flag_spilled, reach=reach), halo=reach)]
             scratch["saturation.spilled"] = plane
         if self.use_readpatt and info.ngroups > 2:
             passes.append(RowPass(partial(_second_group, threshold=threshold, bias=bias, nframes=nframes)))
+        if info.zeroframe:
+            passes += [
+                RowPass(partial(_mark_zero, threshold=threshold)),
+                RowPass(partial(_clear_zero, reach=reach), halo=reach),
+            ]
+            scratch |= {**zero_scratch(info), "saturation.zero": (info.frame_shape, np.uint8)}
         return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), scratch)
 
 
@@ -280,3 +290,11 @@ def _second_group(
     flag_second_group(
         tile.data, tile.groupdq, tile.scratch["saturation.grown"], threshold, bias, nframes, y0, y1
     )
+
+
+def _mark_zero(tile: Tile, y0: int, y1: int, *, threshold: np.ndarray) -> None:
+    mark_saturated(tile.scratch["zeroframe"], threshold, tile.scratch["saturation.zero"], y0, y1)
+
+
+def _clear_zero(tile: Tile, y0: int, y1: int, *, reach: int) -> None:
+    clear_saturated(tile.scratch["zeroframe"], tile.scratch["saturation.zero"], reach, y0, y1)

@@ -11,6 +11,7 @@ import numpy as np
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
+from tsostream.operators.zeroframe import subtract_from_zero, zero_scratch
 
 __all__ = ["Superbias", "subtract_plane"]
 
@@ -45,12 +46,20 @@ class Superbias(Operator):
     def bind(self, binding: Binding) -> BoundRampStep:
         """Scrub NaN and merge the reference's DQ."""
         reference = binding.references["superbias"]
-        shape = binding.info.frame_shape
+        info = binding.info
+        shape = info.frame_shape
         plane = np.nan_to_num(reference_array(reference, "SCI", shape, self.name), nan=0.0).astype(np.float32)
         bits = reference_array(reference, "DQ", shape, self.name)
 
-        return BoundRampStep(self.name, binding.dq_plane | bits, (RowPass(partial(_subtract, plane=plane)),))
+        passes = [RowPass(partial(_subtract, plane=plane))]
+        if info.zeroframe:
+            passes.append(RowPass(partial(_subtract_from_zero, plane=plane)))
+        return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), zero_scratch(info))
 
 
 def _subtract(tile: Tile, y0: int, y1: int, *, plane: np.ndarray) -> None:
     subtract_plane(tile.data, plane, y0, y1)
+
+
+def _subtract_from_zero(tile: Tile, y0: int, y1: int, *, plane: np.ndarray) -> None:
+    subtract_from_zero(tile.scratch["zeroframe"], plane, y0, y1)

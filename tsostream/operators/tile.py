@@ -40,7 +40,10 @@ class Tile:
     rate
         Where the ramp fit writes; views of the block's arrays.
     scratch
-        Name -> array [integration, ...].
+        Name -> array [integration, ...]; ``zeroframe`` float32 [integration, y, x], where a step declares it, is what
+        the steps make of the zero frames.
+    zero_raw : uint16 [integration, y, x]
+        Zero frames as they stand in the file; None where there are none or they are decoded already.
     """
 
     first: int
@@ -49,6 +52,7 @@ class Tile:
     groupdq: np.ndarray
     rate: Rate | None
     scratch: dict[str, np.ndarray] = field(default_factory=dict)
+    zero_raw: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -75,11 +79,8 @@ def plan_tile(info: ExposureInfo, steps: Sequence[BoundRampStep]) -> TilePlan:
     frame = row * info.ny
     integrations = max(1, min(64, BAND_BYTES // frame))
     rows = info.ny if integrations > 1 else max(1, min(info.ny, BAND_BYTES // row))
-    scratch = sum(
-        int(np.prod(shape)) * np.dtype(dtype).itemsize
-        for step in steps
-        for shape, dtype in step.scratch.values()
-    )
+    arrays = {name: spec for step in steps for name, spec in step.scratch.items()}
+    scratch = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
     return TilePlan(integrations, rows, integrations * (frame + scratch))
 
 
@@ -165,6 +166,8 @@ def run_alone(step: BoundRampStep, block: Ramp | Rate) -> list[Ramp] | list[Rate
         )
         run_passes(tile, step.passes, ny, ny)
         return [block]
+    if "zeroframe" in scratch:
+        scratch["zeroframe"][...] = 0.0 if block.zeroframe is None else block.zeroframe
     rate = None
     if step.produces == "rate":
         rate = empty_rate((block.count, ny, nx), block.first, block.times)
@@ -172,4 +175,5 @@ def run_alone(step: BoundRampStep, block: Ramp | Rate) -> list[Ramp] | list[Rate
     run_passes(tile, step.passes, ny, ny)
     if rate is not None:
         return [rate]
-    return [Ramp(block.first, block.data, block.groupdq, step.pixeldq, block.times)]
+    zero = scratch.get("zeroframe", block.zeroframe)
+    return [Ramp(block.first, block.data, block.groupdq, step.pixeldq, block.times, zero)]

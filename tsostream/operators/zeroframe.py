@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
 
-__all__ = ["clear_saturated", "linearize_zero", "mark_saturated", "restore_zeros", "subtract_from_zero"]
+__all__ = [
+    "clear_saturated",
+    "linearize_zero",
+    "mark_saturated",
+    "restore_zeros",
+    "subtract_from_zero",
+    "zero_scratch",
+]
 
 #: marks of a sample: at or above the threshold; at or below the A/D floor
 HIGH, LOW = np.uint8(1), np.uint8(2)
+
+
+def zero_scratch(info: ExposureInfo) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Declare the array all steps share for the zero frames; nothing for exposures without."""
+    return {"zeroframe": (info.frame_shape, np.float32)} if info.zeroframe else {}
 
 
 @kernel

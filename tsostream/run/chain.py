@@ -35,6 +35,7 @@ from tsostream.operators.base import (
 )
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
+from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
 from tsostream.operators.window import Ring, slice_rate
 from tsostream.records import Quality
@@ -167,6 +168,7 @@ class RateChain:
 
     def _fit(self, raw: Raw, space: _Workspace, whole: Rate) -> Rate:
         words = raw.arrays["SCI"]
+        zero = raw.arrays["ZEROFRAME"] if self.info.zeroframe else None
         rate = replace(slice_rate(whole, 0, raw.count), first=raw.first, times=raw.times)
         names, passes = self._passes()
         spent = [0.0] * len(passes)
@@ -184,6 +186,7 @@ class RateChain:
                     rate.var_rnoise[part], rate.dq[part], raw.times[part],
                 ),
                 scratch={name: array[:n] for name, array in space.scratch.items()},
+                zero_raw=None if zero is None else zero[part],
             )  # fmt: skip
             run_passes(tile, passes, self.info.ny, self.plan.rows, spent)
         with self._timing:
@@ -442,6 +445,8 @@ def bind_rates(
     """
     steps: list[BoundRampStep] = []
     pixeldq = np.zeros(info.frame_shape, np.uint32)
+    if not any(isinstance(one, RampFit) and one.uses_zeroframe(info) for one in config.operators):
+        info = replace(info, zeroframe=False)
     behind = {one.name for one in slope_steps(config, info)}
     for operator in image_steps(config, info):
         if operator.name in behind:

@@ -256,7 +256,11 @@ def make_ramp(
     groupdq[np.maximum.accumulate(rng.random(shape) < flags, axis=1)] |= dq.SATURATED
     groupdq[rng.random(shape) < flags] |= dq.DO_NOT_USE
     groupdq[rng.random(shape) < flags] |= dq.PERSISTENCE
-    return Ramp(first, data, groupdq, np.zeros(info.frame_shape, np.uint32), make_times(count, first))
+    zero = None
+    if info.zeroframe:
+        zero = rng.poisson(np.broadcast_to(bias + rate / info.nframes, data[:, 0].shape)).astype(np.float32)
+        zero[rng.random(zero.shape) < 0.05] = 0.0
+    return Ramp(first, data, groupdq, np.zeros(info.frame_shape, np.uint32), make_times(count, first), zero)
 
 
 def make_rate(

@@ -33,6 +33,7 @@ STEPS = {
     "persistence": ("jwst.persistence", "PersistenceStep"),
     "emicorr": ("jwst.emicorr", "EmiCorrStep"),
     "clean_flicker_noise": ("jwst.clean_flicker_noise", "CleanFlickerNoiseStep"),
+    "ramp_fit": ("jwst.ramp_fitting", "RampFitStep"),
 }
 #: step -> keyword of its status, where the two differ
 STATUS = {"dark_current": "dark_sub"}
@@ -179,6 +180,12 @@ def run_case(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Step.get_reference_file = get_reference_file  # a step inside a step has no overrides
     result = step.run(model)
+    if case["step"] == "ramp_fit":
+        return {
+            f"{name}.{plane}": np.array(getattr(one, plane))
+            for name, one in zip(("rate", "rateints"), result, strict=True)
+            for plane in ("data", "err", "var_poisson", "var_rnoise", "dq")
+        }
     out = {
         "data": np.array(result.data),
         "groupdq": np.array(result.groupdq),

@@ -133,6 +133,14 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
             else:
                 before.append(operator)
                 bound.append(step)
+    if fit.uses_zeroframe(info):
+        raise ConfigError(
+            Problem(
+                "--parity jwst makes nothing of the zero frames (ZEROFRAME) that this fit uses",
+                todo="leave out --parity, or set ZEROFRAM to F in the files",
+                code="parameter",
+            )
+        )
     # the jump search flags these, and the fit does where that is skipped
     unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
     pixeldq = pixeldq | np.where(references["gain"].arrays["SCI"] > 0, np.uint32(0), unknown)

@@ -83,6 +83,8 @@ def fit_one(
     first_time: float,
     suppress: bool,
     expected: float = np.nan,
+    zero: float = 0.0,
+    tframe: float = np.nan,
 ) -> Slope:
     """Fit one ramp, segment after segment.
 
@@ -102,6 +104,8 @@ def fit_one(
         suppress_one_group.
     expected
         Slope that decides the weights [DN/s]; NaN: the segment's own rise.
+    zero, tframe
+        Zero frame [DN], 0 if there is none, and the time it integrates [s].
     """
     ngroups = len(data)
     bits = int(pixeldq)
@@ -111,6 +115,8 @@ def fit_one(
     good = sum((int(value) & ~dq.PERSISTENCE) == 0 for value in flags)
     clean = sum(int(value) == 0 for value in flags)
     hopeless = good == 0 or bool(int(flags[0]) & dq.SATURATED) or (suppress and ngroups > 1 and good == 1)
+    if good == 0 and not suppress and zero != 0 and not bits & dq.DO_NOT_USE:
+        return Slope(zero / tframe, 1.0 / (tframe * gain), 12 * (r / tframe) ** 2 / (6 * gain**2), bits)
     if hopeless:
         bits |= dq.DO_NOT_USE
     if bits & dq.DO_NOT_USE:
@@ -161,6 +167,8 @@ def fit_all(
     tgroup: float,
     first_time: float,
     suppress: bool,
+    zero: np.ndarray | None = None,
+    tframe: float = np.nan,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit every ramp with `fit_one`: slope, unit_variance, var_rnoise and bits, each [integration, y, x]."""
     shape = (data.shape[0], *data.shape[2:])
@@ -177,6 +185,8 @@ def fit_all(
             first_time=first_time,
             suppress=suppress,
             expected=float(expected[y, x]),
+            zero=0.0 if zero is None else float(zero[i, y, x]),
+            tframe=tframe,
         )
         slope[i, y, x], unit[i, y, x], read[i, y, x] = one.slope, one.unit_variance, one.var_rnoise
         bits[i, y, x] = one.bits

@@ -18,6 +18,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
+from tsostream.operators.ramp_fit_charge_loss import charge_loss_weights, replace_read_variance
 from tsostream.operators.ramp_fit_tables import fit_tables
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.sorting import short_median
@@ -454,6 +455,8 @@ class SegmentFit:
         Average dark current of the window.
     suppress_one_group
         As the step's parameter; ramps of one group are never suppressed.
+    charge_loss
+        Whether charge migration may have taken groups (21.8).
     """
 
     info: ExposureInfo
@@ -461,6 +464,7 @@ class SegmentFit:
     read: np.ndarray
     dark: np.ndarray
     suppress_one_group: bool = True
+    charge_loss: bool = False
 
     def run(
         self,
@@ -499,4 +503,11 @@ class SegmentFit:
             data, groupdq, pixeldq, self.gain, noise, self.dark, *tables, times, suppress, g0, g1, lanes,
             *out.arrays(), *rate.arrays(), *window,
         )  # fmt: skip
+        if not self.charge_loss:
+            fit_segment(*arguments)
+            return
+        y0, y1, x0, x1 = window
+        lost = np.empty((len(data), y1 - y0, x1 - x0))
+        charge_loss_weights(groupdq, self.gain, noise, times, suppress, g0, g1, lost, *window)
         fit_segment(*arguments)
+        replace_read_variance(lost, out.var_rnoise, rate.var_rnoise, *window)

@@ -426,7 +426,7 @@ class SegmentRun:
         fit: SegmentFit | SegmentLikely = (
             SegmentLikely(info, gain, read, dark)
             if likely
-            else SegmentFit(info, gain, read, dark, step.suppress_one_group)
+            else SegmentFit(info, gain, read, dark, step.suppress_one_group, self.steps.loses_charge)
         )
         for group in self.steps.fit.outside(self.steps.info.ngroups):
             held.groupdq[:, group] |= DNU

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
 #: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
-UNSUPPORTED = ("emicorr", "charge_migration", "clean_flicker_noise", "persistence", "picture_frame")
+UNSUPPORTED = ("emicorr", "clean_flicker_noise", "persistence", "picture_frame")
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y
@@ -79,6 +79,11 @@ class ParitySteps:
     def needs_frames(self) -> bool:
         """Whether a step looks at whole frames."""
         return any(one.frame for step in self.bound for one in step.passes)
+
+    @property
+    def loses_charge(self) -> bool:
+        """Whether charge migration takes groups."""
+        return any(step.name == "charge_migration" and not step.skipped for step in self.bound)
 
     def frame_passes(self) -> list[RowPass]:
         """All passes up to the one that finds the levels of whole frames."""

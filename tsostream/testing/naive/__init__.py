@@ -25,7 +25,13 @@ from tsostream.testing.naive.ramps import (
     subtract_numbered,
     subtract_static,
 )
-from tsostream.testing.naive.segments import clip_list, fit_pixel, flag_segment, planes_alive
+from tsostream.testing.naive.segments import (
+    charge_loss_variance,
+    clip_list,
+    fit_pixel,
+    flag_segment,
+    planes_alive,
+)
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error, scale_slopes
 from tsostream.testing.naive.statistics import (
     circle_overlap,
@@ -90,6 +96,9 @@ TWINS: dict[str, Callable[..., Any]] = {
     "jump_segment.clear_seeds": flag_segment,
     "jump_segment.flag_after_segment": flag_segment,
     "jump_segment.living_planes": planes_alive,
+    "ramp_fit_charge_loss._segment_weights": charge_loss_variance,
+    "ramp_fit_charge_loss.charge_loss_weights": charge_loss_variance,
+    "ramp_fit_charge_loss.replace_read_variance": charge_loss_variance,
     "ramp_fit_segment.read_variance": fit_pixel,
     "ramp_fit_segment._weighted_slope": fit_pixel,
     "ramp_fit_segment._segment_from": fit_pixel,

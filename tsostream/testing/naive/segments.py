@@ -10,6 +10,7 @@ from tsostream.integration import dq
 
 __all__ = [
     "SegmentSlope",
+    "charge_loss_variance",
     "clip_list",
     "fit_pixel",
     "flag_segment",
@@ -295,6 +296,58 @@ def fit_pixel(
     if bits_of_mean & (DNU | SAT):
         mean = (np.nan, 0.0, 0.0, 0.0)
     return SegmentSlope(lines, (*mean, bits_of_mean | (SAT if any_sat else 0)))
+
+
+def charge_loss_variance(
+    groupdq: np.ndarray,
+    var_rnoise: np.ndarray,
+    gain: float,
+    r: float,
+    *,
+    tgroup: float,
+    first_time: float,
+    suppress: bool,
+) -> tuple[np.ndarray, float | None]:
+    """Read variances of a pixel with the groups that charge migration took (21.8).
+
+    Parameters
+    ----------
+    groupdq : [integration, group]
+        Flags before the fit.
+    var_rnoise : [integration]
+        Read variance of the groups in use [(DN/s)^2].
+    gain, r
+        e-/DN and noise of one group [e-].
+    tgroup, first_time, suppress
+        As `fit_pixel`.
+
+    Returns
+    -------
+    variances : float64 [integration]
+        Changed where a ramp lost groups.
+    mean
+        That of the mean over the integrations; None where it stays as it is.
+    """
+    out = var_rnoise.astype(np.float64)
+    weights, changed = [], False
+    for i, ramp in enumerate(groupdq):
+        flags = [int(one) for one in ramp]
+        if not any(one & dq.CHARGELOSS for one in flags):
+            weights.append(1 / out[i] if out[i] > 0 else 0.0)
+            continue
+        changed = True
+        alone = not suppress and flags.count(0) == 1 and flags[0] == 0
+        flags = [one ^ (dq.CHARGELOSS | DNU) if one & dq.CHARGELOSS else one for one in flags]
+        parts = [
+            _fit_piece(np.zeros(len(flags)), s, e, 0.0, gain, r, first_time if alone else tgroup, tgroup)[2]
+            for s, e in _segments([one & ~PERS for one in flags])
+        ]
+        weights.append(sum(1 / one for one in parts if one > 0))
+        out[i] = 1 / weights[-1] if weights[-1] > 1e-6 else 0.0
+    total = sum(weights)
+    if not changed or total == 0:
+        return out, None
+    return out, 1 / total if total > 1e-6 else 0.0
 
 
 def _fit_piece(

@@ -211,18 +211,28 @@ def ground_mask(
     if outer is not None:
         mask &= distance <= outer
     smooth = ndimage.gaussian_filter(_fill(image, bad), (0.0, 5.0), mode="nearest")
-    candidates = np.where(mask, smooth, np.nan)
-    for column in range(image.shape[1]):
-        values = candidates[:, column]
-        finite = np.isfinite(values)
-        if finite.sum() < 6:
-            continue
-        # the lower half of the distribution is background even where other orders cover a part of the column
-        low = np.percentile(values[finite], 30)
-        below = values[finite & (values <= low)]
-        spread = max(robust_spread(values[finite]) * 0.5, 1.4826 * np.median(low - below) * 2.0)
-        mask[:, column] &= ~(values > low + 5 * spread + 1e-30)
+    candidates = np.where(mask & np.isfinite(smooth), smooth, np.nan)
+    count = np.isfinite(candidates).sum(axis=0)
+    judged = count >= 6
+    values, count = np.sort(candidates[:, judged], axis=0), count[judged]
+    # the lower half of the distribution is background even where other orders cover a part of the column
+    low = _quantiles(values, count, 0.3)
+    below = (values <= low).sum(axis=0)
+    middle = _quantiles(values, count, 0.5)
+    robust = 1.4826 * _quantiles(np.sort(np.abs(values - middle), axis=0), count, 0.5)
+    spread = np.maximum(robust * 0.5, 1.4826 * (low - _quantiles(values, below, 0.5)) * 2.0)
+    mask[:, judged] &= ~(candidates[:, judged] > low + 5 * spread + 1e-30)
     return mask
+
+
+def _quantiles(values: np.ndarray, count: np.ndarray, fraction: float) -> np.ndarray:
+    """Quantile of the first ``count`` values of each column, float64 [column]; the columns are sorted."""
+    place = fraction * (count - 1)
+    lower = np.floor(place).astype(np.int64)
+    upper = np.minimum(lower + 1, count - 1)
+    columns = np.arange(values.shape[1])
+    first, second = values[lower, columns], values[upper, columns]
+    return first + (second - first) * (place - lower)
 
 
 def column_profile(

@@ -17,10 +17,17 @@ from scipy import sparse
 from scipy.interpolate import UnivariateSpline
 from scipy.linalg import solveh_banded
 from scipy.ndimage import gaussian_filter1d
-from scipy.sparse.linalg import splu, spsolve
+from scipy.sparse.linalg import spsolve
 
 from tsostream.operators.soss.grids import Function, combined_grid, derivative, pixel_edges, split_grid
-from tsostream.operators.soss.solve import Engine, OrderModel, TooFewPixelsError, best_factor
+from tsostream.operators.soss.solve import (
+    Engine,
+    OrderModel,
+    Solver,
+    TooFewPixelsError,
+    best_factor,
+    factorised,
+)
 
 __all__ = ["Overlap", "OverlapSettings", "Single", "calibrate_overlap"]
 
@@ -114,7 +121,7 @@ class Single:
         normal = self.matrix.T @ sparse.diags_array((self.share**2 * inverse).sum(axis=0)) @ self.matrix
         inner = (normal + self.factor**2 * self.slopes).tocsc()
         told = np.flatnonzero(normal.diagonal() > 0)
-        solver = _factorised(inner[told][:, told])
+        solver = factorised(inner[told][:, told])
         rebuild = self.rebuild[self.columns][:, told]
         return _response(rebuild, solver, self.matrix[:, told])
 
@@ -133,22 +140,13 @@ def _solve_banded(matrix: sparse.csc_matrix, right: np.ndarray, told: np.ndarray
         return spsolve(part.tocsc(), right[keep])
 
 
-def _factorised(matrix: sparse.csc_matrix) -> object:
-    """Factorise a symmetric matrix; one that rounding makes singular gets the least weight that helps."""
-    try:
-        return splu(matrix)
-    except RuntimeError:
-        least = 1e-13 * abs(matrix.diagonal()).max()
-        return splu((matrix + least * sparse.eye_array(matrix.shape[0])).tocsc())
-
-
-def _response(rebuild: sparse.csr_matrix, solver: object, matrix: sparse.csr_matrix) -> np.ndarray:
+def _response(rebuild: sparse.csr_matrix, solver: Solver, matrix: sparse.csr_matrix) -> np.ndarray:
     """``rebuild @ inverse @ matrix.T`` as a dense array, some columns at a time."""
     columns = matrix.shape[0]
     result = np.empty((rebuild.shape[0], columns))
     for first in range(0, columns, CHUNK):
         part = matrix[first : first + CHUNK].toarray().T
-        result[:, first : first + CHUNK] = rebuild @ solver.solve(part)  # type: ignore[attr-defined]
+        result[:, first : first + CHUNK] = rebuild @ solver(part)
     return result
 
 
@@ -319,7 +317,7 @@ def _joint_response(
     models: Sequence[OrderModel], joint: Engine, inverse: np.ndarray, factor: float, everywhere: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     slope = derivative(joint.grid)
-    solver = _factorised((joint.normal(inverse) + factor**2 * (slope.T @ slope)).tocsc())
+    solver = factorised((joint.normal(inverse) + factor**2 * (slope.T @ slope)).tocsc())
     rebuilt = [_rebuild(model, joint, k, everywhere) for k, model in enumerate(models[:2])]
     stacked = sparse.vstack([matrix for matrix, _ in rebuilt]).tocsr()
     sources = sparse.vstack(joint.matrices).tocsr()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import sparse
 from scipy.interpolate import Akima1DInterpolator
-from scipy.sparse.linalg import MatrixRankWarning, lsqr, spsolve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse.linalg import MatrixRankWarning, lsqr, splu, spsolve
 
 from tsostream.operators.soss.grids import (
     Function,
@@ -20,12 +23,19 @@ from tsostream.operators.soss.grids import (
     pixel_integrals,
 )
 
-__all__ = ["Engine", "OrderModel", "TooFewPixelsError", "best_factor"]
+__all__ = ["Engine", "OrderModel", "Solver", "TooFewPixelsError", "best_factor", "factorised"]
+
+#: gives the solutions for right-hand sides [point, ...]
+Solver = Callable[[np.ndarray], np.ndarray]
 
 #: an order with fewer pixels than this is not fitted
 FEWEST = 25
 #: the smoothest solution is wanted before a step of ten in the factor costs this much chi squared (Cauchy loss)
 SLOPE = 1e-3
+
+
+#: matrices of up to so many points are factorised as dense ones where orders tie distant points together
+DENSE = 4000
 
 
 class TooFewPixelsError(Exception):
@@ -194,8 +204,34 @@ class Engine:
         return float(np.nanmean(np.log1p((model[used] - data[used]) ** 2 * inverse[used])))
 
 
+def factorised(matrix: sparse.csc_matrix) -> Solver:
+    """Factorise a symmetric matrix; one that rounding makes singular gets the least weight that helps.
+
+    Two orders tie wavelengths together that lie far apart, so a sparse factor fills up; a dense one is much faster.
+    """
+    if _fills_up(matrix):
+        with contextlib.suppress(LinAlgError):
+            return partial(cho_solve, cho_factor(matrix.toarray(), check_finite=False), check_finite=False)
+    try:
+        return splu(matrix).solve
+    except RuntimeError:
+        least = 1e-13 * abs(matrix.diagonal()).max()
+        return splu((matrix + least * sparse.eye_array(matrix.shape[0])).tocsc()).solve
+
+
+def _fills_up(matrix: sparse.csc_matrix) -> bool:
+    """Whether the factor of a matrix is about as full as a dense one."""
+    entries = matrix.tocoo()
+    reach = int(np.abs(entries.row - entries.col).max(initial=0))
+    return matrix.shape[0] <= DENSE and reach > matrix.shape[0] // 8
+
+
 def _solve(matrix: sparse.csc_matrix, right: np.ndarray) -> np.ndarray:
     """Solve, in the least-squares sense where the pixels leave some combination of points open."""
+    if _fills_up(matrix):
+        with contextlib.suppress(LinAlgError):
+            factor = cho_factor(matrix.toarray(), check_finite=False)
+            return cho_solve(factor, right, check_finite=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", MatrixRankWarning)
         try:

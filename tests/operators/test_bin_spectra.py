@@ -15,7 +15,7 @@ from tsostream.errors import ConfigError
 from tsostream.operators.aperture.covariance import excess_variance
 from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.bin_spectra import BinSpectra, BoundBinSpectra, describe_bins, read_edges
-from tsostream.operators.spectral.columns import shared_variance
+from tsostream.operators.spectral.columns import ColumnBins, bin_columns, shared_variance
 from tsostream.testing.builders import make_info, make_measurement, make_templates
 from tsostream.testing.naive.extraction import sum_of_columns
 
@@ -47,6 +47,43 @@ def test_agrees_with_its_twin(seed: int, bad: float, count: int) -> None:
             error = np.sqrt(variance + step.excess[0, b])
             found = [out.bins[name][i, 0, b] for name in ("flux", "flux_err", "frac_filled")]
             np.testing.assert_allclose(found, [flux, error, lost], rtol=1e-12)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), bad=st.sampled_from([0.0, 0.1, 0.6]), dark=st.booleans())
+def test_everything_the_kernel_writes(seed: int, bad: float, dark: bool) -> None:
+    rng = np.random.default_rng(seed)
+    spectra = make_measurement(INFO, rng, 2, bad=bad).spectra
+    size = spectra["flux"].shape[2]
+    spectra["background"][rng.random(spectra["background"].shape) < bad / 2] = np.nan
+    start = np.array([0, 1, 1, 9, 40], np.int32)
+    column = rng.permutation(size)[:40].astype(np.int32)
+    share = np.zeros(40) if dark else rng.uniform(0, 5, 40)
+    out = bin_columns(spectra, 0, ColumnBins(start, column, share, 0.3))
+    for i in range(2):
+        for b in range(4):
+            place = slice(start[b], start[b + 1])
+            at = {name: array[i, 0, column[place]] for name, array in spectra.items() if array.ndim >= 3}
+            given_ = at["flux"], at["own_err"], at["lost"], share[place], 0.3
+            flux, variance, lost = sum_of_columns(*given_)
+            there = np.isfinite(at["flux"]) & np.isfinite(at["own_err"])
+            parts = []
+            for name in ("flux_var_poisson", "flux_var_rnoise"):
+                error = np.where(there, np.sqrt(np.where(there, at[name], 0.0)), np.nan)
+                parts.append(sum_of_columns(at["flux"], error, *given_[2:])[1])
+            known = np.isfinite(at["background"]) & np.isfinite(at["background_err"])
+            count = int(known.sum())
+            level = at["background"][known].sum() / count if count else np.nan
+            spread = np.sqrt((at["background_err"][known] ** 2).sum()) / count if count else np.nan
+            found = [
+                a[i, b]
+                for a in (
+                    out.flux, out.variance, out.lost, out.var_poisson, out.var_rnoise, out.ground, out.ground_error
+                )
+            ]  # fmt: skip
+            np.testing.assert_allclose(found, [flux, variance, lost, *parts, level, spread], rtol=1e-11)
+            np.testing.assert_array_equal(out.counts[i, b], at["counts"].sum(axis=0))
+            assert out.dq[i, b] == np.bitwise_or.reduce(at["dq"][there].astype(np.uint32), initial=0)
 
 
 def step_max_lost() -> float:

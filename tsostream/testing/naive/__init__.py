@@ -12,6 +12,7 @@ from typing import Any
 from tsostream.testing.naive.aperture import measure_columns, solve_system
 from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
+from tsostream.testing.naive.extraction import fit_column, sum_of_columns
 from tsostream.testing.naive.jumps import flag_jumps
 from tsostream.testing.naive.likelihood import fit_likelihood
 from tsostream.testing.naive.outliers import OUTLIER_TWINS
@@ -33,6 +34,7 @@ from tsostream.testing.naive.segments import (
     planes_alive,
 )
 from tsostream.testing.naive.slopes import fit_all, flux_ratio, poisson_and_error, scale_slopes
+from tsostream.testing.naive.soss import SOSS_TWINS
 from tsostream.testing.naive.statistics import (
     circle_overlap,
     middle_value,
@@ -47,6 +49,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     **CALIBRATION_TWINS,
     **CORRECTION_TWINS,
     **OUTLIER_TWINS,
+    **SOSS_TWINS,
     "decode.decode_plane": decode_words,
     "decode.decode_samples": decode_words,
     "dq_init.flag_masked": flag_mask,
@@ -154,6 +157,12 @@ TWINS: dict[str, Callable[..., Any]] = {
     "aperture.measure.solve_symmetric": solve_system,
     "aperture.measure._usable": measure_columns,
     "aperture.measure._measure_ground": measure_columns,
+    "aperture.measure._add_pixel": measure_columns,
+    "aperture.measure._solve_template": measure_columns,
     "aperture.measure._fit_template": measure_columns,
     "aperture.measure.measure": measure_columns,
+    "spectral.fitting._take_pixel": fit_column,
+    "spectral.fitting._set_terms": fit_column,
+    "spectral.fitting.fit_columns": fit_column,
+    "spectral.columns.sum_bins": sum_of_columns,
 }

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from tsostream.integration import dq
-from tsostream.operators.aperture.measure import FIT_CLIP, FIT_SHARE
 
 __all__ = ["measure_columns", "solve_system"]
+
+#: pixels further from the template than 8 sigma + 15 % of it do not decide the position
+FIT_SIGMA, FIT_PART = 8.0, 0.15
 
 
 def solve_system(matrix: np.ndarray, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +66,7 @@ def _amplitudes(
         # one cosmic ray that nobody flagged would move the source in all columns
         model = basis @ fit[:n]
         with np.errstate(divide="ignore"):
-            kept = np.abs(value - model) <= FIT_CLIP / np.sqrt(weight) + FIT_SHARE * np.abs(model)
+            kept = np.abs(value - model) <= FIT_SIGMA / np.sqrt(weight) + FIT_PART * np.abs(model)
     return fit, error
 
 

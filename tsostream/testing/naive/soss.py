@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-__all__ = ["naive_box", "naive_column_sums", "naive_pixel_integral", "naive_subtract"]
+__all__ = [
+    "SOSS_TWINS",
+    "naive_apply",
+    "naive_box",
+    "naive_column_sums",
+    "naive_pixel_integral",
+    "naive_subtract_orders",
+]
 
 
 def naive_box(centre: float, width: float, ny: int) -> np.ndarray:
@@ -51,10 +61,31 @@ def naive_column_sums(
     return sums
 
 
-def naive_subtract(data: np.ndarray, profiles: np.ndarray, amplitudes: np.ndarray, keep: int) -> np.ndarray:
+def naive_subtract_orders(
+    data: np.ndarray, profiles: np.ndarray, amplitudes: np.ndarray, keep: int
+) -> np.ndarray:
     """Images without the orders that do not stay."""
     clean = data.astype(np.float64)
     for order in range(len(profiles)):
         if order != keep:
             clean = clean - profiles[order] * amplitudes[:, order][:, None, :]
     return clean
+
+
+def naive_apply(
+    operator: np.ndarray, source: np.ndarray, target: np.ndarray, sums: np.ndarray, before: np.ndarray
+) -> np.ndarray:
+    """Results after a linear operator has added its share: every sum into every result, one by one."""
+    after = before.astype(np.float64)
+    for i in range(len(sums)):
+        for t, result in enumerate(target):
+            for s, column in enumerate(source):
+                after[i, result] += float(operator[s, t]) * float(sums[i, column])
+    return after
+
+
+SOSS_TWINS: dict[str, Callable[..., Any]] = {
+    "soss.kernels.column_sums": naive_column_sums,
+    "soss.kernels.apply_operator": naive_apply,
+    "soss.kernels.subtract_orders": naive_subtract_orders,
+}

@@ -21,16 +21,16 @@ DNU, SAT, JUMP, PERS, FLOOR = (
 )  # fmt: skip
 
 
-def run(data, groupdq, pixeldq, fit: SegmentFit, groups=None) -> tuple[RatePlanes, RatePlanes]:
+def run(data, groupdq, pixeldq, fit: SegmentFit, groups=None, zero=None) -> tuple[RatePlanes, RatePlanes]:
     n, _, ny, nx = data.shape
     out, mean = RatePlanes.empty((n, ny, nx)), RatePlanes.empty((ny, nx))
-    fit.run(data, groupdq.copy(), pixeldq, out, mean, (0, ny, 0, nx), groups)
+    fit.run(data.copy(), groupdq.copy(), pixeldq, out, mean, (0, ny, 0, nx), groups, zero)
     return out, mean
 
 
-def check(data, groupdq, pixeldq, fit: SegmentFit, groups=None) -> tuple[RatePlanes, RatePlanes]:
+def check(data, groupdq, pixeldq, fit: SegmentFit, groups=None, zero=None) -> tuple[RatePlanes, RatePlanes]:
     """Compare every pixel with the twin."""
-    out, mean = run(data, groupdq, pixeldq, fit, groups)
+    out, mean = run(data, groupdq, pixeldq, fit, groups, zero)
     info, ngroups = fit.info, data.shape[1]
     tgroup, tframe = float(np.float32(info.group_time)), float(np.float32(info.frame_time))
     gain = fit.gain.astype(np.float64)
@@ -44,6 +44,7 @@ def check(data, groupdq, pixeldq, fit: SegmentFit, groups=None) -> tuple[RatePla
                 float(noise[y, x]), float(fit.dark[y, x]),
                 tgroup=tgroup, first_time=(info.nframes + 1) * tframe / 2,
                 suppress=fit.suppress_one_group and ngroups > 1, groups=groups or (0, ngroups),
+                zero=None if zero is None else zero[:, y, x], tframe=tframe,
             )  # fmt: skip
         for i, line in enumerate((*expected.integrations, expected.mean)):
             arrays = out.arrays() if i < len(expected.integrations) else mean.arrays()
@@ -72,8 +73,9 @@ def make_fit(info, rng, *, suppress: bool = True, dark: float = 0.0) -> SegmentF
     suppress=st.booleans(),
     dark=st.sampled_from([0.0, 0.3]),
     share=st.sampled_from([0.0, 0.1, 0.5]),
+    zeroframe=st.booleans(),
 )
-def test_agrees_with_its_twin(seed, ngroups, count, nframes, suppress, dark, share) -> None:
+def test_agrees_with_its_twin(seed, ngroups, count, nframes, suppress, dark, share, zeroframe) -> None:
     rng = np.random.default_rng(seed)
     info = make_info(ny=4, nx=7, ngroups=ngroups, nframes=nframes, group_time=0.25, frame_time=0.2)
     fit = make_fit(info, rng, suppress=suppress, dark=dark)
@@ -84,7 +86,13 @@ def test_agrees_with_its_twin(seed, ngroups, count, nframes, suppress, dark, sha
     saturated = np.maximum.accumulate(rng.random(shape) < share / 4, axis=1)
     groupdq = (groupdq | np.where(saturated, SAT, 0)).astype(np.uint8)
     pixeldq = rng.choice([0, 0, 0, 0, DNU, SAT, 1 << 12], info.frame_shape).astype(np.uint32)
-    check(data, groupdq, pixeldq, fit)
+    zero = None
+    if zeroframe:
+        # persistence, which no parity run flags, would make a ramp of the zero frame and later groups
+        groupdq &= ~np.uint8(PERS)
+        zero = rng.normal(200, 50, (count, 4, 7)).astype(np.float32)
+        zero[rng.random(zero.shape) < 0.2] = 0
+    check(data, groupdq, pixeldq, fit, zero=zero)
 
 
 @pytest.mark.parametrize("groups", [(1, 6), (0, 5), (2, 5)])

@@ -13,7 +13,9 @@ from astropy.io import fits
 from run_helpers import differences, reduce
 
 import tsostream
-from tsostream.errors import ConfigError, InputError
+from tsostream.errors import InputError
+from tsostream.run.parity import segment as parity_segment
+from tsostream.run.parity.windows import plan_windows
 from tsostream.simulate import SimulatedExposure
 
 Simulated = Callable[..., SimulatedExposure]
@@ -101,8 +103,22 @@ def test_wrong_zero_frames_are_refused(exposure: SimulatedExposure, tmp_path: Pa
         reduce(exposure, tmp_path / "a.arrow", inputs)
 
 
-def test_parity_refuses_what_it_does_not_do(exposure: SimulatedExposure, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["OLS_C", "LIKELY"])
+def test_parity_whatever_the_windows(
+    exposure: SimulatedExposure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
     inputs = with_zero_frames(exposure, tmp_path / "in")
-    settings = ("ramp_fit.suppress_one_group=false",)
-    with pytest.raises(ConfigError, match="makes nothing of the zero frames"):
-        reduce(exposure, tmp_path / "a.arrow", inputs, settings=settings, parity="jwst")
+    settings = ("ramp_fit.suppress_one_group=false", f"ramp_fit.algorithm={algorithm}")
+    made = []
+    for budget in (1 << 26, 60_000):
+        folder = tmp_path / str(budget)
+        folder.mkdir()
+        monkeypatch.setattr(
+            parity_segment, "plan_windows", lambda n, info, halo, _, b=budget: plan_windows(n, info, halo, b)
+        )
+        made.append(slopes(exposure, inputs, folder / "lc.arrow", settings=settings, parity="jwst"))
+    for name, plane in made[0].items():
+        np.testing.assert_array_equal(plane, made[1][name], err_msg=name)
+    if algorithm == "OLS_C":
+        frame_time = fits.getheader(inputs[0])["TFRAME"]
+        np.testing.assert_allclose(made[0]["SCI"][:, ROW, COLUMNS], 900 / frame_time, rtol=0.2)

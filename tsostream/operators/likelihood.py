@@ -316,6 +316,7 @@ class SegmentLikely:
         rate: RatePlanes,
         window: tuple[int, int, int, int],
         groups: tuple[int, int] | None = None,
+        zero: np.ndarray | None = None,
     ) -> None:
         """Fit rows ``y0 <= y < y1`` and columns ``x0 <= x < x1`` of all integrations.
 
@@ -329,11 +330,13 @@ class SegmentLikely:
             ``(y0, y1, x0, x1)``.
         groups
             Without effect: this fit discards no groups.
+        zero
+            Zero frames, if there are some: a resultant of their own.
         """
-        tables = likely_tables(self.info)
-        no_zero = np.empty((0, 0, 0), np.float32)
+        tables = likely_tables(self.info, zeroframe=zero is not None)
+        first = np.empty((0, 0, 0), np.float32) if zero is None else zero
         fit_likely(
-            data, groupdq, no_zero, self.info.nframes, pixeldq, self.gain, self.read, self.dark,
+            data, groupdq, first, self.info.nframes, pixeldq, self.gain, self.read, self.dark,
             tables.times, tables.covariance, tables.shared, tables.pairs, True,
             out.data, out.err, out.var_poisson, out.var_rnoise, out.dq, *window,
         )  # fmt: skip

@@ -28,6 +28,8 @@ __all__ = ["SegmentFit", "fit_segment", "read_variance"]
 DNU, SAT = np.uint8(dq.DO_NOT_USE), np.uint8(dq.SATURATED)
 JUMP, PERS = np.uint8(dq.JUMP_DET), np.uint8(dq.PERSISTENCE)
 INVALID = np.uint32(dq.DO_NOT_USE | dq.SATURATED)
+#: what stands for zero frames where there are none
+NO_ZERO = np.empty((0, 0, 0), np.float32)
 #: variances from here on are written as 0
 LARGE_VARIANCE = 1e6
 #: what the first walk leaves in ``err``: no fit, one segment, several segments
@@ -93,14 +95,15 @@ def _longest_segment(groupdq, i, y, x, g0, g1):
 
 
 @kernel
-def _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work):
+def _median_rate(data, groupdq, i, y, x, g0, g1, alone, first, times, work):
     """Median rate of one ramp [DN/s] with flags (21.3); 0 when there is none."""
     tgroup, one_time = times[0], times[1]
     if g1 - g0 == 1:
+        # of one group, a zero frame counts as if it had integrated as long as the group;
         # one saturated integration makes the mean of all of them unknown
         return np.nan if groupdq[i, g0, y, x] & SAT else np.float64(data[i, g0, y, x]) / one_time
-    if alone:
-        rate = np.float64(data[i, g0, y, x]) / one_time
+    if alone or first:
+        rate = np.float64(data[i, g0, y, x]) / (times[2] if first else one_time)
         return 0.0 if np.isnan(rate) else rate
     count = 0
     for g in range(g0, g1 - 1):
@@ -119,7 +122,9 @@ def _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work):
 
 
 @kernel
-def _fit_flagged(data, groupdq, i, y, x, g0, g1, powers, suppress, rnoise, gain, times, work, found):
+def _fit_flagged(
+    data, groupdq, first_read, i, y, x, g0, g1, powers, suppress, rnoise, gain, times, work, found
+):
     """Fit one ramp with flags.
 
     Returns DQ bits, whether there is a segment at all, and whether a group is saturated; ``found`` receives the sum of
@@ -143,10 +148,17 @@ def _fit_flagged(data, groupdq, i, y, x, g0, g1, powers, suppress, rnoise, gain,
         strict += flags == 0
         lost += (flags & (DNU | SAT)) != 0
         saturated += (flags & SAT) != 0
+    first = not suppress and strict == 0 and first_read != 0.0
+    if first:
+        # the zero frame stands for the first group, whose own flag for saturation is forgotten
+        data[i, g0, y, x] = first_read
+        lost -= (groupdq[i, g0, y, x] & (DNU | SAT)) != 0
+        saturated -= (groupdq[i, g0, y, x] & SAT) != 0
+        groupdq[i, g0, y, x] = 0
     alone = not suppress and strict == 1 and groupdq[i, g0, y, x] == 0
     for k in range(5):
         found[k] = 0.0
-    found[4] = _median_rate(data, groupdq, i, y, x, g0, g1, alone, times, work)
+    found[4] = _median_rate(data, groupdq, i, y, x, g0, g1, alone, first, times, work)
     first_saturated = (groupdq[i, g0, y, x] & SAT) != 0
     if first_saturated:
         bits |= INVALID
@@ -163,7 +175,9 @@ def _fit_flagged(data, groupdq, i, y, x, g0, g1, powers, suppress, rnoise, gain,
         g = max(end, g + 1)
         if n < 1 or (n == 1 and (longest > 1 or found[3] > 0)):
             continue
-        time = times[1] if n == 1 and alone else tgroup
+        time = tgroup
+        if n == 1 and (alone or first):
+            time = times[2] if first else times[1]
         if n == 1:
             slope = np.float64(data[i, start, y, x]) / time
         elif n == 2:
@@ -250,7 +264,7 @@ def _add_plain(plain, variance, used, sums, x0, x1):
 
 @kernel
 def fit_segment(
-    data, groupdq, pixeldq, gain, rnoise, dark, weights, powers, pairs, times, suppress, g0, g1, lanes,
+    data, groupdq, zero, pixeldq, gain, rnoise, dark, weights, powers, pairs, times, suppress, g0, g1, lanes,
     slope, err, var_poisson, var_rnoise, bits,
     rate_slope, rate_err, rate_poisson, rate_rnoise, rate_bits, y0, y1, x0, x1,
 ):  # fmt: skip
@@ -262,6 +276,9 @@ def fit_segment(
         Linearised signal of all integrations of the segment [DN].
     groupdq : uint8 [integration, group, y, x]
         Flags; ramps with one good group lose it when ``suppress`` is set.
+    zero : float32 [integration, y, x]
+        Zero frames [DN], 0: bad; stand for the first group of ramps without any good group unless ``suppress``
+        (``data`` and ``groupdq`` are changed). Without integrations: none.
     pixeldq : uint32 [y, x]
         Static flags.
     gain, rnoise, dark : float32 [y, x]
@@ -272,8 +289,8 @@ def fit_segment(
         As `tsostream.operators.ramp_fit_tables.raw_weights`, for the pieces of ramps with flags.
     pairs : int32 [comparator, 2]
         As `tsostream.operators.sorting.comparators` for ``g1 - g0 - 1`` values.
-    times : float64 [2]
-        Group time, and time of a group that stands alone [s].
+    times : float64 [3]
+        Group time, time of a group that stands alone, frame time [s].
     suppress : bool
         suppress_one_group.
     g0, g1 : int
@@ -325,8 +342,9 @@ def fit_segment(
                 sums[3, x] += middle[x] * per_second if seen[x] == 0 else 0.0
             for x in range(x0, x1):
                 if seen[x]:
+                    first_read = zero[i, y, x] if zero.shape[0] > 0 else np.float32(0.0)
                     _fit_flagged_pixel(
-                        data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, np.float64(rnoise[y, x]),
+                        data, groupdq, first_read, pixeldq, i, y, x, g0, g1, powers, suppress, np.float64(rnoise[y, x]),
                         np.float64(gain[y, x]), times, work, found, sums, any_saturated,
                         slope, err, var_poisson, var_rnoise, bits, rate_bits,
                     )  # fmt: skip
@@ -340,12 +358,12 @@ def fit_segment(
 
 @kernel
 def _fit_flagged_pixel(
-    data, groupdq, pixeldq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found, sums,
+    data, groupdq, first_read, pixeldq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found, sums,
     any_saturated, slope, err, var_poisson, var_rnoise, bits, rate_bits,
 ):  # fmt: skip
     """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
     more, fitted, saturated = _fit_flagged(
-        data, groupdq, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found
+        data, groupdq, first_read, i, y, x, g0, g1, powers, suppress, noise, electrons, times, work, found
     )
     own = pixeldq[y, x] | more
     rate_bits[y, x] |= more & np.uint32(JUMP | PERS)
@@ -475,6 +493,7 @@ class SegmentFit:
         rate: RatePlanes,
         window: tuple[int, int, int, int],
         groups: tuple[int, int] | None = None,
+        zero: np.ndarray | None = None,
     ) -> None:
         """Fit rows ``y0 <= y < y1`` and columns ``x0 <= x < x1`` of all integrations.
 
@@ -488,19 +507,22 @@ class SegmentFit:
             ``(y0, y1, x0, x1)``.
         groups
             First group in use and the one after the last; default all.
+        zero
+            Zero frames, if there are some.
         """
         info, (g0, g1) = self.info, groups or (0, data.shape[1])
         scale = self.gain.astype(np.float64) / np.sqrt(2.0 * info.nframes)
         noise = (self.read * scale).astype(np.float32)
         tgroup, tframe = float(np.float32(info.group_time)), float(np.float32(info.frame_time))
-        times = np.array([tgroup, (info.nframes + 1.0) * tframe / 2.0])
+        times = np.array([tgroup, (info.nframes + 1.0) * tframe / 2.0, tframe])
         # a ramp of one group is never suppressed, whatever was discarded later
         suppress = self.suppress_one_group and data.shape[1] > 1
         count = g1 - g0
         tables = fit_tables(count)
         lanes = np.empty((max(count - 1, 1), data.shape[3]), np.float32)
+        first = NO_ZERO if zero is None else zero
         arguments: tuple[Any, ...] = (
-            data, groupdq, pixeldq, self.gain, noise, self.dark, *tables, times, suppress, g0, g1, lanes,
+            data, groupdq, first, pixeldq, self.gain, noise, self.dark, *tables, times, suppress, g0, g1, lanes,
             *out.arrays(), *rate.arrays(), *window,
         )  # fmt: skip
         if not self.charge_loss:

@@ -96,6 +96,7 @@ class _Held:
     medians: np.ndarray
     out: RatePlanes
     mean: RatePlanes
+    zero: np.ndarray | None
 
 
 @dataclass
@@ -181,16 +182,25 @@ class SegmentRun:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def _read(self, descriptor: int, start: int, count: int, top: int, bottom: int) -> np.ndarray:
+    def _read_zero(self, descriptor: int, start: int, count: int, top: int, bottom: int) -> np.ndarray | None:
+        """Read rows of zero frames; uint16 [integration, row, x], or None where the fit makes nothing of them."""
+        if not self.steps.info.zeroframe:
+            return None
+        return self._read(descriptor, start, count, top, bottom, "ZEROFRAME")[:, 0]
+
+    def _read(
+        self, descriptor: int, start: int, count: int, top: int, bottom: int, name: str = "SCI"
+    ) -> np.ndarray:
         """Read rows of some integrations; uint16 [integration, group, row, x], big-endian words."""
-        info, extension = self.steps.info, self.segment.extensions["SCI"]
-        words = np.empty((count, info.ngroups, bottom - top, info.nx), np.uint16)
+        info, extension = self.steps.info, self.segment.extensions[name]
+        ngroups = info.ngroups if name == "SCI" else 1
+        words = np.empty((count, ngroups, bottom - top, info.nx), np.uint16)
         offset = extension.offset + start * extension.bytes_per_integration
         if bottom - top == info.ny:
             self._fill(descriptor, words.reshape(-1), offset)
             return words
         plane = info.ny * info.nx * 2
-        for number, part in enumerate(words.reshape(count * info.ngroups, -1)):
+        for number, part in enumerate(words.reshape(count * ngroups, -1)):
             self._fill(descriptor, part, offset + number * plane + top * info.nx * 2)
         return words
 
@@ -225,7 +235,7 @@ class SegmentRun:
             scratch |= {name: table[start : start + count] for name, table in self._tables.items()}
             tile = Tile(
                 self.segment.first + start, words, np.empty(shape, np.float32), np.empty(shape, np.uint8),
-                None, scratch,
+                None, scratch, self._read_zero(descriptor, start, count, 0, info.ny),
             )  # fmt: skip
             rows = info.ny if count > 1 else max(1, BAND_BYTES // (frame // info.ny))
             run_passes(tile, passes, info.ny, rows)
@@ -269,9 +279,17 @@ class SegmentRun:
             words = np.ascontiguousarray(words[..., window.left : window.right])
             scratch = make_scratch(bound.steps, count)
             for name, table in self._tables.items():
-                low, high = (window.left, window.right) if name == TABLES[0] else (window.top, window.bottom)
+                low, high = (
+                    (window.left, window.right) if name.endswith("_x") else (window.top, window.bottom)
+                )
                 scratch[name] = np.ascontiguousarray(table[part, :, low:high])
-            tile = Tile(self.segment.first + start, words, held.data[part], held.groupdq[part], None, scratch)
+            zero = self._read_zero(descriptor, start, count, window.top, window.bottom)
+            if zero is not None and held.zero is not None:
+                zero = np.ascontiguousarray(zero[..., window.left : window.right])
+                scratch["zeroframe"] = held.zero[part]
+            tile = Tile(
+                self.segment.first + start, words, held.data[part], held.groupdq[part], None, scratch, zero
+            )
             run_passes(tile, passes, ny, ny)
             marks = [scratch[name].any(axis=0) for name in ESTIMATED if name in scratch]
             if marks:
@@ -319,6 +337,7 @@ class SegmentRun:
             np.full(shape, np.nan),
             RatePlanes.empty((n, *shape)),
             RatePlanes.empty(shape),
+            np.empty((n, *shape), np.float32) if self.steps.info.zeroframe else None,
         )
 
     def _walk(
@@ -434,7 +453,9 @@ class SegmentRun:
 
         def work(y: int) -> None:
             rows = (y, y + 1, x0, x1)
-            fit.run(held.data, held.groupdq, bound.pixeldq, held.out, held.mean, rows, known.groups)
+            fit.run(
+                held.data, held.groupdq, bound.pixeldq, held.out, held.mean, rows, known.groups, held.zero
+            )
 
         self._each(work, range(y0, y1))
         self._after(held.out)

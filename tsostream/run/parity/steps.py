@@ -29,8 +29,11 @@ __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_s
 UNSUPPORTED = ("emicorr", "clean_flicker_noise", "persistence", "picture_frame")
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
-#: what refpix finds in whole frames, along x and along y
-TABLES = ("refpix.along_x", "refpix.along_y")
+#: what refpix finds in whole frames, along x and along y, of groups and of zero frames
+TABLES = ("refpix.along_x", "refpix.along_y", "refpix.zero_x", "refpix.zero_y")
+
+#: scratch planes of the rows of zero frames that refpix corrects
+ZERO_PLANES = ("zeroframe", "refpix.zero")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
                 code="parameter",
             )
         )
+    if not any(isinstance(one, RampFit) and one.uses_zeroframe(info) for one in ramps):
+        info = replace(info, zeroframe=False)
     before: list[Operator] = []
     bound: list[BoundRampStep] = []
     after: list[BoundRampStep] = []
@@ -138,14 +143,6 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
             else:
                 before.append(operator)
                 bound.append(step)
-    if fit.uses_zeroframe(info):
-        raise ConfigError(
-            Problem(
-                "--parity jwst makes nothing of the zero frames (ZEROFRAME) that this fit uses",
-                todo="leave out --parity, or set ZEROFRAM to F in the files",
-                code="parameter",
-            )
-        )
     # the jump search flags these, and the fit does where that is skipped
     unknown = np.uint32(dq.NO_GAIN_VALUE | dq.DO_NOT_USE)
     pixeldq = pixeldq | np.where(references["gain"].arrays["SCI"] > 0, np.uint32(0), unknown)
@@ -222,7 +219,8 @@ def bind_window(parity: ParitySteps, window: Window, first: int) -> WindowSteps:
         if any(one.frame for one in whole.passes):
             # its levels were found in whole frames; the rows are corrected with them
             rows = tuple(one for one in whole.passes if not one.frame)
-            steps.append(replace(whole, passes=rows, scratch={}))
+            own = {name: (info.frame_shape, np.float32) for name in ZERO_PLANES if name in whole.scratch}
+            steps.append(replace(whole, passes=rows, scratch=own))
             continue
         step = operator.bind(Binding(info, _wanted(operator, references)))
         if not isinstance(step, BoundRampStep):

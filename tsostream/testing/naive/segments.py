@@ -208,6 +208,8 @@ def fit_pixel(
     first_time: float,
     suppress: bool,
     groups: tuple[int, int],
+    zero: np.ndarray | None = None,
+    tframe: float = np.nan,
 ) -> SegmentSlope:
     """Fit all ramps of one pixel as the official C code does, in double precision.
 
@@ -225,23 +227,32 @@ def fit_pixel(
         suppress_one_group.
     groups
         First group in use and the one after the last.
+    zero, tframe
+        Zero frames [integration] [DN], 0 for none, and the time they integrate [s].
     """
-    ramps, flags_of = [], []
-    for z, f in zip(data.astype(np.float64), groupdq, strict=True):
+    ramps, flags_of, seen_of, first_of = [], [], [], []
+    zeros = np.zeros(len(data)) if zero is None else zero
+    for z, f, read_0 in zip(data.astype(np.float64), groupdq, zeros, strict=True):
         flags = [int(one) for one in f]
         if suppress and sum((one & ~PERS) == 0 for one in flags) == 1:
             flags = [one | DNU for one in flags]
         flags, z = flags[slice(*groups)], z[slice(*groups)].copy()
         if groups[0] > 0:
             flags[0] &= ~JUMP
+        seen_of.append(list(flags))
+        first_of.append(not suppress and flags.count(0) == 0 and read_0 != 0)
+        if first_of[-1]:
+            z[0], flags[0] = read_0, 0
         z[[bool(one & SAT) for one in flags]] = np.nan
         ramps.append(z)
         flags_of.append(flags)
     ngroups = groups[1] - groups[0]
-    alone = [not suppress and f.count(0) == 1 and f[0] == 0 for f in flags_of]
+    alone = [not suppress and f.count(0) == 1 and f[0] == 0 for f in seen_of]
     rates = []
-    for z, f, one in zip(ramps, flags_of, alone, strict=True):
-        if ngroups == 1 or one:
+    for z, f, one, first in zip(ramps, flags_of, alone, first_of, strict=True):
+        if first and ngroups > 1:
+            rates.append(float(z[0]) / tframe)
+        elif ngroups == 1 or one:
             rates.append(float(z[0]) / first_time)
         else:
             rates.append(_median_rate(z.copy(), f, tgroup))
@@ -250,10 +261,10 @@ def fit_pixel(
     lines = []
     total = np.zeros(3)
     bits_of_mean, lost, saturated, any_sat = int(pixeldq), 0, 0, False
-    for z, f, one in zip(ramps, flags_of, alone, strict=True):
+    for z, f, one, seen, first in zip(ramps, flags_of, alone, seen_of, first_of, strict=True):
         bits = int(pixeldq)
         for name in (JUMP, PERS):
-            bits |= name if any(k & name for k in f) else 0
+            bits |= name if any(k & name for k in seen) else 0
         bits_of_mean |= bits
         pieces = _segments([k & ~PERS for k in f])
         if f[0] & SAT:
@@ -266,7 +277,9 @@ def fit_pixel(
         if pieces:
             parts = np.array(
                 [
-                    _fit_piece(z, s, e, level, gain, r, first_time if one else tgroup, tgroup)
+                    _fit_piece(
+                        z, s, e, level, gain, r, tframe if first else (first_time if one else tgroup), tgroup
+                    )
                     for s, e in pieces
                 ]
             )

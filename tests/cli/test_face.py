@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -15,6 +14,7 @@ from tsostream.cli.app import tsostream
 from tsostream.cli.meter import Meter
 from tsostream.cli.plot import draw
 from tsostream.live.figures import duration, p2p_ppm
+from tsostream.records import RowPair
 
 
 def test_version(cli):
@@ -81,8 +81,9 @@ def _pair(flux, order=1):
         "flux_err": np.ones(count),
     }
     columns |= dict.fromkeys(("n_jump", "n_saturated", "n_outlier", "n_bad"), np.full(count, 2))
-    return SimpleNamespace(
-        light_curve=pa.record_batch({name: pa.array(values) for name, values in columns.items()})
+    return RowPair(
+        pa.record_batch({name: pa.array(values) for name, values in columns.items()}),
+        None,
     )
 
 

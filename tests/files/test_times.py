@@ -236,7 +236,7 @@ def test_table_that_became_shorter(tmp_path):
     segment = open_segment(path)
     reader = SegmentTimes(segment)
     os.truncate(path, segment.time_table.offset + 10)
-    with pytest.raises(ReadError, match=r"INT_TIMES: row 1 is not there any more.*--overwrite"):
+    with pytest.raises(ReadError, match=r"INT_TIMES: row 1 is not there any more.*--resume"):
         reader.rows(1, 3)
 
 

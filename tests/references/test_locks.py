@@ -55,7 +55,7 @@ def moved(exposure, tmp_path) -> Path:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     for number, path in enumerate(exposure.references.values()):
-        shutil.copyfile(path, folder / f"file{number}.fits")
+        shutil.copyfile(path, folder / f"file{number}{path.suffix}")
     return folder
 
 
@@ -321,7 +321,10 @@ def crds_of(exposure, tmp_path, monkeypatch) -> CrdsCache:
 
 def test_locked_files_are_found_in_the_crds_cache(lock, exposure, crds_of):
     forget_paths(lock)
-    found = locate(read_lock(lock).entries[0])
+    entry = read_lock(lock).entries[0]
+    # the cache of the tests holds the types of stage 1
+    found = locate(entry, skip=[kind for kind in entry.references if kind not in PARKEYS])
+    assert {"gain", "dark"} <= set(found)
     assert {path.parent for path in found.values()} == {crds_of.references("NIRSPEC")}
 
 

@@ -161,7 +161,7 @@ def test_what_is_unknown_to_both_is_an_error(tmp_path):
         ("jump.maximum_cores=4", "the official step has, ours does not; use instead: --workers"),
         ("jump.find_showers=true", "the official step has, ours does not; it has skip, rejection_threshold"),
         ("ramp_fit.algorithm=OLS", "the default is 'OLS_C'; OLS_C is the weighted least-squares fit that"),
-        ("extract_1d.soss_width=35", "use instead: width, the full width of the aperture in pixels"),
+        ("extract_1d.bkg_sigma_clip=4", "use instead: bkg_clip"),
         ("tso_photometry.fit_box_width=9", "is no step of NRS_BRIGHTOBJ uncal exposures"),
         ("jump.flag_4_neighbours=false", "did you mean flag_4_neighbors?"),
         ("jumb.skip=true", "there is no step 'jumb'; did you mean jump?"),

@@ -74,13 +74,11 @@ class Meter:
             self._look(pair)
 
     def _look(self, pair: RowPair) -> None:
-        batch = pair.light_curve
+        batch = pair.main
         self.rows += batch.num_rows
         for name in COUNTS:
             self.counts[name] += int(batch.column(name).to_numpy().sum())
-        order, aperture = batch.column("order").to_numpy(), batch.column("aperture").to_numpy()
-        main = (order == order[0]) & (aperture == aperture[0])
-        flux, error = batch.column("flux").to_numpy()[main], batch.column("flux_err").to_numpy()[main]
+        flux, error = batch.column("flux").to_numpy(), batch.column("flux_err").to_numpy()
         self._recent.extend(zip(flux.tolist(), error.tolist(), strict=True))
 
     @property

@@ -166,7 +166,9 @@ class BinSpectra(Operator):
             chosen = [known & _inside(wavelength[key], low, high) for low, high in edges[order]]
             excess[key, : len(chosen)] = [shared_variance(weights[key], one, covariance) for one in chosen]
             members.append(_members(chosen, spectrum[key], self.max_lost))
-        empty = sum(int((np.diff(one.start) == 0).sum()) for one in members)
+        # apertures of an order share its bins
+        first = {order: number for number, (order, _) in reversed(list(enumerate(keys)))}
+        empty = sum(int((np.diff(members[number].start) == 0).sum()) for number in first.values())
         if all(one.column.size == 0 for one in members):
             raise ConfigError(
                 Problem(

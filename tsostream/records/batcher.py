@@ -23,6 +23,14 @@ class RowPair(NamedTuple):
     bins: pa.RecordBatch | None = None
 
     @property
+    def main(self) -> pa.RecordBatch:
+        """Rows of the first series, one per integration: the default aperture, of the first order."""
+        batch = self.light_curve
+        order, aperture = (batch.column(name).to_numpy() for name in ("order", "aperture"))
+        first = (order == order[0]) & (aperture == aperture[0])
+        return batch if first.all() else batch.filter(pa.array(first))
+
+    @property
     def last_integration(self) -> int:
         """Number of the last integration in the batch."""
         return int(self.light_curve.column("integration")[-1].as_py())

@@ -120,7 +120,7 @@ def choose(
             config=request.config,
             settings=(
                 *request.settings,
-                *([] if request.bins is None else [f"bin_spectra.bins={request.bins}"]),
+                *([] if request.bins is None else [f"bin_spectra.bins='{request.bins}'"]),
             ),
             skip_steps=request.skip_steps,
             pars=request.pars,

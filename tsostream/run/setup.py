@@ -371,6 +371,7 @@ def prepare(
     held = loaded.references if loaded is not None else {}
     waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
     config = chosen.config.without(missing.skipped)
+    problems += _unknown_bins(config, waves)
     products = collect(lambda: plan_products(request, exposure, out, config))
     background: dict[str, Any] = collect(lambda: mean_background(request, config, exposure)) or {}
     if problems:
@@ -433,6 +434,16 @@ def prepare(
     )
     check_same_run(prepared)
     return prepared
+
+
+def _unknown_bins(config: Config, waves: Wavelengths) -> list[Problem]:
+    """Refuse bins of wavelength where no wavelengths are known: they would be laid over pixel numbers."""
+    operator = config.operator("bin_spectra")
+    bins = getattr(operator, "bins", None)
+    if bins is None or waves.by_order or bins.strip().upper().startswith("N="):
+        return []
+    todo = "give --wavelengths FILE, or N=20 for bins of equal numbers of pixels"
+    return [Problem("wavelengths are not known for this exposure", f"--bins {bins}", todo, "parameter")]
 
 
 def _error(problems: list[Problem]) -> InputError:

@@ -488,6 +488,7 @@ class _Facts:
     """Running counts, for the footer; constant memory."""
 
     def __init__(self) -> None:
+        self.rows = 0
         self.integrations = 0
         self.missing = 0
         self.bad_rows = 0
@@ -499,7 +500,9 @@ class _Facts:
 
     def add(self, pair: RowPair) -> None:
         """Count a batch."""
-        batch = pair.light_curve
+        self.rows += pair.light_curve.num_rows
+        # what is told of integrations is that of their first series
+        batch = pair.main
         self.integrations += batch.num_rows
         self.missing += batch.num_rows - int(
             np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False))
@@ -535,7 +538,7 @@ class _Facts:
                 f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits"
             )
         return {
-            "rows": self.integrations,
+            "rows": self.rows,
             "missing_integrations": self.missing,
             "rows_without_flux": self.bad_rows,
             "time_flags_seen": self.flags,

@@ -49,7 +49,8 @@ class Template:
     Parameters
     ----------
     what
-        Names of the scout's products the step needs, e.g. ``("image",)``.
+        Names of the scout's products the step needs, e.g. ``("image",)``, and of what earlier steps tell it when
+        they are bound (``average_dark_current``).
     """
 
     what: tuple[str, ...]

@@ -77,8 +77,8 @@ class RampFit(Operator):
 
     @property
     def coupling(self) -> Coupling:
-        """Weights and Poisson variance come from the scout's template."""
-        return Template(("image",))
+        """Weights and Poisson variance come from the scout's template; dark_current tells how dark it is."""
+        return Template(("image", "average_dark_current"))
 
     def bind(self, binding: Binding) -> BoundRampStep:
         """Prepare weights, noise and templates."""

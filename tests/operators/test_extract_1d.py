@@ -203,6 +203,20 @@ def test_saturated_pixels_are_never_filled(flag: int) -> None:
     assert out.spectra["counts"][0, 0, 10, 1] == 1
 
 
+def test_an_outlier_of_a_partly_saturated_ramp_is_filled() -> None:
+    """It had a slope like in every other integration: it is not lost because it is full."""
+    info, step = clean()
+    block = exact(info, np.ones(2))
+    p = aperture_pixels(info, step, 10)[-1]
+    flat(block.dq)[:, p] |= np.uint32(dq.SATURATED)
+    flat(block.dq)[0, p] |= np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
+    flat(block.data)[0, p] = 1e6
+    (out,) = step.push(block)
+    flux = out.spectra["flux"][:, 0, 10]
+    assert abs(flux[0] - flux[1]) < out.spectra["flux_err"][0, 0, 10]
+    assert out.spectra["counts"][0, 0, 10].tolist()[1:] == [1, 1, 1]
+
+
 def test_pixels_bad_in_every_integration_are_treated_alike() -> None:
     info = make_info(level="calints")
     scene = make_scene(info).astype(np.float32)

@@ -133,13 +133,15 @@ def test_correct_shift_puts_lost_light_back() -> None:
 
 def test_too_much_lost_or_saturated_is_nan() -> None:
     info, step = clean(radius=5.0)
-    block = exact(info, [star(info, X, Y)] * 3)
+    block = exact(info, [star(info, X, Y)] * 4)
     block.dq[0, 15:17, 14:17] = dq.DO_NOT_USE
     block.dq[1, 12, 15] = dq.DO_NOT_USE | dq.SATURATED
+    # had a slope from the groups before it was full
+    block.dq[3, 12, 15] = dq.DO_NOT_USE | dq.SATURATED | dq.OUTLIER
     (out,) = step.push(block)
-    assert np.isnan(out.columns["flux"][:, 0]).tolist() == [True, True, False]
-    assert np.isnan(out.columns["flux_err"][:, 0]).tolist() == [True, True, False]
-    assert out.columns["n_saturated"][:, 0].tolist() == [0, 1, 0]
+    assert np.isnan(out.columns["flux"][:, 0]).tolist() == [True, True, False, False]
+    assert np.isnan(out.columns["flux_err"][:, 0]).tolist() == [True, True, False, False]
+    assert out.columns["n_saturated"][:, 0].tolist() == [0, 1, 0, 1]
 
 
 def test_a_cosmic_ray_in_the_annulus_is_clipped() -> None:

@@ -316,7 +316,7 @@ def measure(data, vp, vr, vf, bits, a, out):
     With D the data, B the background, w the aperture weights and P the profile at this integration's position, the
     flux of a column is ``sum_good w (D - B) / sum_good w P * sum_all w P``; its variance scales with the square and
     gains ``F^2 sum_lost (w dP)^2`` for what was filled. A column is NaN when more than ``max_lost`` of its profile
-    is missing or a pixel that is good in other integrations has saturated.
+    is missing or a pixel that is good in other integrations is lost to saturation (and not as an outlier).
 
     A shift s of the source changes what the aperture holds by ``- s sum w P'``; with ``correct_across`` or
     ``correct_along`` the flux is divided by that, which takes first-order aperture losses out of the light curve.
@@ -380,8 +380,9 @@ def measure(data, vp, vr, vf, bits, a, out):
                 if a.lost_always[k] or not _usable(data[i, p], vp[i, p] + vr[i, p], pixel_bits):
                     out.counts[i, c, 3] += 1
                     missing2 += (w * a.shape_error[k]) ** 2
-                    # what saturates in this integration only is never filled: the brightest would follow the flux
-                    saturated |= (not a.lost_always[k]) and (pixel_bits & SAT) != 0
+                    # what saturates in this integration only is never filled: the brightest would follow the flux;
+                    # an outlier had a slope, from the groups before it was full, and is lost for another reason
+                    saturated |= (not a.lost_always[k]) and (pixel_bits & (SAT | OUTLIER)) == SAT
                     continue
                 scale = np.float64(a.scale[p])
                 flux += w * (data[i, p] * scale - out.ground[i, c])

@@ -137,7 +137,8 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
                 if a.lost_always[k] or not good or not p.inverse[k] > 0.0:
                     n_lost += 1
                     missing2 += (a.weight[k] * a.shape_error[k]) ** 2
-                    saturated |= (not a.lost_always[k]) and (bits[i, q] & SAT) != 0
+                    # as in measure: an outlier is not lost to saturation
+                    saturated |= (not a.lost_always[k]) and (bits[i, q] & (SAT | OUTLIER)) == SAT
                     continue
                 value[count] = (data[i, q] - (p.level[c] if p.terms > 0 else 0.0)) * scale - level
                 weight[count] = p.inverse[k]

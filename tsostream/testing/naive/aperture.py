@@ -153,7 +153,8 @@ def _column(
     profile = a.shape[place].astype(np.float64) @ ratio
     use = good[p] & ~a.lost_always[place]
     missing = ~use
-    saturated = bool((missing & ~a.lost_always[place] & ((bits[p] & dq.SATURATED) != 0)).any())
+    full = (bits[p] & (dq.SATURATED | dq.OUTLIER)) == dq.SATURATED
+    saturated = bool((missing & ~a.lost_always[place] & full).any())
     whole, cover = (w * profile).sum(), (w * profile)[use].sum()
     lost, fill = 0.0, 1.0
     if missing.any():

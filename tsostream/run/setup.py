@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
 from tsostream.files import Exposure, OnError, find_exposures
-from tsostream.integration.exposure_info import Level
+from tsostream.integration.exposure_info import ExposureInfo, Level
 from tsostream.integration.reference import Reference
+from tsostream.operators.base import Operator
+from tsostream.operators.soss.models import OVERLAP_REFERENCES
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.background import background_files, mean_background
@@ -394,7 +396,7 @@ def prepare(
         workers=workers,
         max_memory=memory,
         products=products,
-        held=0 if request.parity is None or info.is_spectroscopy else shelf_bytes(info.ny * info.nx),
+        held=_held_bytes(request, info, config, loaded.references),
     )
     notes = [
         *exposure.notes,
@@ -434,6 +436,21 @@ def prepare(
     )
     check_same_run(prepared)
     return prepared
+
+
+def _held_bytes(
+    request: Request, info: ExposureInfo, config: Config, references: Mapping[str, Reference]
+) -> int:
+    """Memory that measuring steps hold besides their images [bytes]."""
+    if takes_overlap_out(config.operator("extract_1d"), references):
+        # the response of two orders to the sums of both, in float64 while it is calibrated, in float32 afterwards
+        return 12 * (2 * info.nx) ** 2
+    return 0 if request.parity is None or info.is_spectroscopy else shelf_bytes(info.ny * info.nx)
+
+
+def takes_overlap_out(extract: Operator | None, references: Mapping[str, Reference]) -> bool:
+    """Whether SOSS orders will be separated, which takes a calibration of its own."""
+    return bool(getattr(extract, "soss_atoca", False)) and {*OVERLAP_REFERENCES} <= {*references}
 
 
 def _unknown_bins(config: Config, waves: Wavelengths) -> list[Problem]:

@@ -55,7 +55,7 @@ from tsostream.run.resume import (
     stored_scout,
 )
 from tsostream.run.scout import Scout, scout_path
-from tsostream.run.setup import Prepared
+from tsostream.run.setup import Prepared, takes_overlap_out
 from tsostream.run.slopes import is_news
 from tsostream.run.templates import find_scout
 from tsostream.sinks import Output, open_output
@@ -186,6 +186,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     templates = {key: value for key, value in slopes.templates.items() if key != "rates"}
     if prepared.request.parity is not None and (files := soss_segments(prepared, rates, slopes, pool)):
         templates["soss_segments"] = files
+    if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
+        observer.message("calibrating the overlap of the SOSS orders, which takes a minute or two")
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
         if note not in prepared.notes:

@@ -1,7 +1,7 @@
 """One run in a process of its own, measured from inside: ``python -m bench.child JOB``, answers in JSON.
 
 ``JOB`` is a JSON object: ``launched`` (time.time() of who started it), ``segments, references, wavelengths, out,
-workers, max_memory, block_bytes``.
+workers, max_memory, block_bytes, timeline``.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ def main() -> None:
             mark(stage)
 
     times: list[tuple[int, float]] = []
+    timeline: list[tuple[int, float, float]] = []
 
     def rows(pair: Any) -> None:
         mark("first_row")
         times.append((pair.light_curve["integration"][-1].as_py(), time.time()))
+        if job.get("timeline"):
+            timeline.append((*times[-1], time.process_time()))
 
     result = asyncio.run(run_exposure(prepared, Watch(), rows))
     mark("end")
@@ -81,6 +84,7 @@ def main() -> None:
         "workers": plan.workers,
         "block_integrations": plan.block_integrations,
         "tenths": _tenths(times),
+        "timeline": timeline,
     }
     print(json.dumps(answer))
 

@@ -56,7 +56,8 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
     cache
         Folder for compiled kernels, default the user's.
     **options
-        ``workers, max_memory, block_bytes, calibrated, products``.
+        ``workers, max_memory, block_bytes, calibrated, products``; ``timeline``: tell at each batch the integrations so
+        far, wall clock and processor seconds of the run.
 
     Raises
     ------

@@ -53,7 +53,7 @@ SENTENCES: Final = {
     default=0.25,
     show_default=True,
     metavar="SECONDS",
-    help="How often the file is looked at.",
+    help="How often the file is looked at, at most.",
 )
 @click.pass_context
 def tail(
@@ -72,6 +72,7 @@ def tail(
     import sys
 
     from tsostream.live.follow import Follower
+    from tsostream.live.pace import step_back
     from tsostream.live.text import make_writer
 
     path = path.expanduser()
@@ -79,6 +80,7 @@ def tail(
         from tsostream.errors import InputError, Problem
 
         raise InputError(Problem("is not there", str(path), "check the name, or give --wait", "missing"))
+    step_back()
     follower = Follower(path)
     if style is None and sys.stdout.isatty():
         from tsostream.cli.terminal import watch
@@ -98,7 +100,9 @@ def _print_rows(follower: Follower, writer: Writer, rows: int | None, interval: 
     import time
 
     from tsostream.live.follow import ENDED
+    from tsostream.live.pace import Pace
 
+    pace = Pace(interval)
     kept: list | None = [] if rows is not None else None
     while True:
         batches = follower.poll(BATCHES)
@@ -112,7 +116,7 @@ def _print_rows(follower: Follower, writer: Writer, rows: int | None, interval: 
                 kept = None
             if follower.state in ENDED:
                 return
-            time.sleep(interval)
+            time.sleep(pace.rest())
 
 
 def _last_rows(batches: list, count: int) -> list:

@@ -18,6 +18,7 @@ from tsostream.cli.watching import make_console
 from tsostream.live.figures import Figures, duration, main_rows
 from tsostream.live.follow import ENDED, Follower
 from tsostream.live.overview import Overview
+from tsostream.live.pace import Pace
 
 __all__ = ["View", "watch"]
 
@@ -31,7 +32,7 @@ _COLOURS: Final = {"complete": "green", "growing": "cyan", "waiting": "dim"}
 def watch(follower: Follower, interval: float) -> None:
     """Draw until the run ends; the last picture stays."""
     console = make_console(stderr=False)
-    view = View(follower)
+    view, pace = View(follower), Pace(interval)
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             batches = follower.poll(_BATCHES)
@@ -41,7 +42,7 @@ def watch(follower: Follower, interval: float) -> None:
                 live.update(view.render(console.width, console.height), refresh=True)
                 if follower.state in ENDED:
                     return
-                time.sleep(interval)
+                time.sleep(pace.rest())
 
 
 class View:

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 VALUES: Final = ("flux", "flux_err", "background", "x", "y", "width_x", "width_y")
 #: bins of the binned line
 BINNED: Final = 96
+#: significant digits that are told
+_DIGITS: Final = 9
 #: bins that a point of the scatter plot needs at least
 _BINS: Final = 8
 
@@ -254,4 +256,13 @@ def _plain(values: Any) -> Any:
         return {name: _plain(value) for name, value in values.items()}
     if isinstance(values, bool | int):
         return values
-    return [float(f"{value:.9g}") if math.isfinite(value) else None for value in values]
+    given = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(given)
+    size = np.abs(np.where(known & (given != 0.0), given, 1.0))
+    scale = 10.0 ** np.clip(_DIGITS - 1 - np.floor(np.log10(size)), -300, 300)
+    rounded = np.rint(np.where(known, given, 0.0) * scale) / scale
+    if known.all():
+        return rounded.tolist()
+    mixed = rounded.astype(object)
+    mixed[~known] = None
+    return mixed.tolist()

@@ -22,6 +22,10 @@ Floats = npt.NDArray[np.float64]
 GROUPS: Final = 128
 #: rows that are read from the file again for a picture of a part of the run, at most
 FINE: Final = 16384
+#: columns that are enough for a picture: with so many the file is not read again
+ENOUGH: Final = 400
+#: how much a run may have grown [part] before the level of each wavelength is found anew
+_GROWTH: Final = 0.05
 #: level of a cell nothing is known about
 BLANK: Final = 255
 
@@ -53,6 +57,8 @@ class Picture:
         self._bounds = np.empty(0, dtype=np.intp)
         self._reference: Floats = np.empty(0)
         self._overview = Overview(0)
+        self._level: tuple[int, Floats] = (0, np.empty(0))
+        self._part: tuple[tuple[int, int], tuple[Floats, Floats]] | None = None
 
     def _begin(self, used: Floats) -> None:
         """Make the groups, from the first rows."""
@@ -109,12 +115,11 @@ class Picture:
         overview = self._overview
         if not overview.bins:
             return {"columns": 0}
-        whole = overview.mean
-        level = _median(whole)
-        numbers, values = overview.x, whole
+        numbers, values = overview.x, overview.mean
+        level = self._levels(values)
         inside = (numbers >= first - overview.size) & (numbers <= last + overview.size)
         numbers, values = numbers[inside], values[inside]
-        if overview.size > 1 and last - first < FINE:
+        if overview.size > 1 and last - first < FINE and len(numbers) < min(columns, ENOUGH):
             numbers, values = self._fine(first, last)
         bounds = bin_bounds(0, len(numbers), columns)
         if len(bounds) < 2:
@@ -144,8 +149,23 @@ class Picture:
             "cells": base64.b64encode(cells.tobytes()).decode(),
         }
 
+    def _levels(self, mean: Floats) -> Floats:
+        """Median of each group over the run; found anew when the run has grown by a part."""
+        rows = self._level[0]
+        if not rows or self.rows >= rows * (1 + _GROWTH):
+            self._level = self.rows, _median(mean)
+        return self._level[1]
+
     def _fine(self, first: int, last: int) -> tuple[Floats, Floats]:
-        """Rows read from the file again."""
+        """Rows read from the file again; a part that is complete is read once, however often it is drawn."""
+        if self._part is not None and self._part[0] == (first, last):
+            return self._part[1]
+        found = self._read_part(first, last)
+        if len(found[0]) and found[0][-1] >= last:
+            self._part = (first, last), found
+        return found
+
+    def _read_part(self, first: int, last: int) -> tuple[Floats, Floats]:
         parts: list[tuple[Floats, Floats]] = []
         for batch in read_rows(self.path, first, last):
             numbers, flux = spectra_of(batch, self.key)

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tsostream.errors import InputError
+from tsostream.live.pace import Pace
 from tsostream.live.store import Key, Store
 
 __all__ = ["Access", "is_loopback", "make_app"]
@@ -45,9 +46,8 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _COOKIE: Final = "tsostream_token"
-#: seconds between two looks at the file, and between two events at least
-_LOOK: Final = 0.2
-_PACE: Final = 0.5
+#: seconds between two looks at the file, and so between two events, at least
+_LOOK: Final = 0.5
 _MAX_POINTS: Final = 4000
 
 
@@ -157,8 +157,11 @@ class _Page:
         self._failure = ""
 
     async def follow(self) -> None:
-        """Keep the store up to date, and wake up whoever waits for news."""
-        last = ""
+        """Keep the store up to date, and wake up whoever waits for news.
+
+        What the last news has cost, all that pages asked for on it included, decides when the next one may come.
+        """
+        last, pace = "", Pace(_LOOK)
         while True:
             try:
                 more = self.store.poll()
@@ -171,7 +174,7 @@ class _Page:
                 self._changed.set()
                 self._changed = asyncio.Event()
             # even with more to read, requests are answered in between
-            await asyncio.sleep(0 if more else _LOOK)
+            await asyncio.sleep(0 if more else pace.rest())
 
     def status(self) -> dict[str, Any]:
         """How the run is doing."""
@@ -227,7 +230,6 @@ class _Page:
         while True:
             changed = self._changed
             yield f"data: {json.dumps(self.status())}\n\n"
-            await asyncio.sleep(_PACE)
             try:
                 await asyncio.wait_for(changed.wait(), timeout=15.0)
             except TimeoutError:

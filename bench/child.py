@@ -33,8 +33,10 @@ def main() -> None:
 
     import asyncio
 
-    from tsostream.run.setup import Request, prepare_all
-    from tsostream.run.stream import Silent, run_exposure
+    from tsostream.run.observer import Silent
+    from tsostream.run.request import Request
+    from tsostream.run.setup import prepare_all
+    from tsostream.run.stream import run_exposure
 
     mark("imported")
     floor = high_water()

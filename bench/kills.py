@@ -29,7 +29,8 @@ import numpy as np
 import pyarrow as pa
 from astropy.io import fits
 
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.run.stream import run_exposure
 from tsostream.simulate import simulate
 from tsostream.sinks import TABLES, open_output, table_path

@@ -12,7 +12,7 @@ import pytest
 
 import tsostream as package
 from tsostream.cli.processing import process
-from tsostream.run.setup import Request
+from tsostream.run.request import Request
 
 
 def test_the_whole_way(spawn, arguments, tmp_path):

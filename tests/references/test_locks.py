@@ -16,9 +16,11 @@ from crds_cache import CONTEXT, PARKEYS, CrdsCache
 import tsostream
 from tsostream.cli.app import tsostream as command
 from tsostream.errors import ConfigError, InputError, OutputExistsError, ReferenceMismatchError
-from tsostream.run.lock import locate, lock_of, lock_of_output
+from tsostream.run.lock import locate
 from tsostream.run.lock_file import read_lock, write_lock
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.locking import lock_of, lock_of_output
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.run.versions import package_versions
 from tsostream.simulate import simulate
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tsostream.errors import TsoStreamError
 from tsostream.records import RowPair
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.run.stream import run_exposure
 
 

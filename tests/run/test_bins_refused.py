@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tsostream.errors import InputError
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.simulate import simulate
 
 

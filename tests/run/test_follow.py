@@ -26,8 +26,10 @@ from tsostream.files import find_exposures
 from tsostream.records import RowPair
 from tsostream.replay.feed import feed as feed_segments
 from tsostream.replay.schedule import make_schedule, total_seconds
-from tsostream.run.setup import Request, prepare_all
-from tsostream.run.stream import Silent, run_exposure
+from tsostream.run.observer import Silent
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import run_exposure
 from tsostream.simulate import SimulatedExposure
 from tsostream.sinks import open_output
 

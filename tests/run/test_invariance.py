@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_helpers import Simulated, bytes_per_integration, differences, make_rateints, reduce
 
-from tsostream.run.stream import scout_path
+from tsostream.run.scout import scout_path
 
 #: enough hits that the jump step has work in many integrations
 HITS = 3e-3

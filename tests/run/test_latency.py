@@ -11,8 +11,10 @@ from run_helpers import Simulated
 
 from bench.cases import CASES, make_data
 from tsostream.records import RowPair
-from tsostream.run.setup import Request, prepare_all
-from tsostream.run.stream import Silent, run_exposure
+from tsostream.run.observer import Silent
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import run_exposure
 from tsostream.sinks import journal_path, read_journal
 
 

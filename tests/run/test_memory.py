@@ -17,7 +17,8 @@ from bench.clones import clone
 from bench.measure import run_child
 from tsostream.errors import MemoryLimitError
 from tsostream.run.plan import MemoryPlan
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.simulate import SimulatedExposure, simulate
 
 MB = 1_000_000

@@ -23,9 +23,12 @@ from tsostream.files.reader import read_sync
 from tsostream.integration import dq
 from tsostream.integration.payload import Ramp
 from tsostream.records import RowPair
-from tsostream.run.products import product_path
-from tsostream.run.setup import Prepared, Request, prepare_all
-from tsostream.run.stream import run_exposure, scout_path
+from tsostream.run.prepared import Prepared
+from tsostream.run.product_plan import product_path
+from tsostream.run.request import Request
+from tsostream.run.scout import scout_path
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import run_exposure
 from tsostream.simulate import SimulatedExposure
 from tsostream.sinks import journal_path
 from tsostream.sinks.products import slabs

@@ -12,7 +12,7 @@ from astropy.io import fits
 from run_helpers import Simulated, reduce
 
 from tsostream.errors import InputError, OutputExistsError
-from tsostream.run.products import product_path
+from tsostream.run.product_plan import product_path
 from tsostream.simulate import SimulatedExposure
 
 

@@ -24,8 +24,10 @@ from bench import kills
 from tsostream.errors import ConfigError, InputError, OutputExistsError, ReadError, SinkError
 from tsostream.records import Quality, RowPair
 from tsostream.run import resume as resume_module
-from tsostream.run.setup import Request, prepare_all
-from tsostream.run.stream import Silent, run_exposure
+from tsostream.run.observer import Silent
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import run_exposure
 from tsostream.simulate import SimulatedExposure
 from tsostream.sinks import journal, journal_path, open_output, read_journal
 from tsostream.sinks.products import part_path

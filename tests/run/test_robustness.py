@@ -18,7 +18,8 @@ import tsostream
 from bench.clones import clone
 from tsostream.errors import InputError, OutputExistsError, ReadError, SinkError, TsoStreamError
 from tsostream.records import RowPair
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.run.stream import run_exposure
 from tsostream.simulate import SimulatedExposure
 from tsostream.sinks import journal_path, read_journal

@@ -18,7 +18,8 @@ from tsostream.operators.soss.geometry import soss_traces
 from tsostream.references import load_references
 from tsostream.references.specwcs import LIGHT, lrs_wavelengths
 from tsostream.run.official_wcs import official_wavelengths
-from tsostream.run.setup import Request, prepare_all
+from tsostream.run.request import Request
+from tsostream.run.setup import prepare_all
 from tsostream.run.wavelengths import _from_references, find_wavelengths
 from tsostream.simulate import SimulatedExposure, simulate
 from tsostream.testing.builders import make_info

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tsostream.errors import InputError
     from tsostream.files import Exposure
-    from tsostream.run.setup import Request
+    from tsostream.run.request import Request
 
 __all__ = ["inspect_command"]
 

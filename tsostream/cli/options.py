@@ -12,7 +12,7 @@ from tsostream.cli.logs import LEVELS
 from tsostream.integration.exposure_info import Level
 
 if TYPE_CHECKING:
-    from tsostream.run.setup import Request
+    from tsostream.run.request import Request
 
 __all__ = [
     "HELP_SETTINGS",
@@ -302,7 +302,7 @@ def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any
     """Turn option values into a request; whatever the runner does not know is left out."""
     from dataclasses import fields
 
-    from tsostream.run.setup import Request, position_setting
+    from tsostream.run.request import Request, position_setting
 
     if position := chosen.get("position"):
         chosen["settings"] = (*(chosen.get("settings") or ()), position_setting(position))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from tsostream.cli.interruption import Interruptible
     from tsostream.cli.watching import Watcher
-    from tsostream.run.setup import Prepared
-    from tsostream.run.stream import Result
+    from tsostream.run.prepared import Prepared
+    from tsostream.run.ready import Result
 
 __all__ = ["process", "run_all"]
 

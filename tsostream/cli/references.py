@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tsostream.files import Exposure
     from tsostream.run.choices import Choices
     from tsostream.run.lock import Lock
-    from tsostream.run.setup import Request
+    from tsostream.run.request import Request
 
 __all__ = ["refs"]
 
@@ -197,7 +197,7 @@ def _lock_inputs(request: Request) -> Lock:
     from tsostream.cli.downloads import download_bar
     from tsostream.cli.watching import make_console
     from tsostream.references.crds_client import crds_version
-    from tsostream.run.lock import lock_of
+    from tsostream.run.locking import lock_of
     from tsostream.run.setup import prepare_all
     from tsostream.run.versions import package_versions
 
@@ -207,7 +207,7 @@ def _lock_inputs(request: Request) -> Lock:
 
 
 def _written_lock(path: Path) -> Lock:
-    from tsostream.run.lock import lock_of_output
+    from tsostream.run.locking import lock_of_output
     from tsostream.sinks import open_output
 
     return lock_of_output(open_output(path).metadata, str(path))

@@ -14,8 +14,8 @@ from tsostream.integration.coupling import Numbered, Template, Window
 from tsostream.operators.catalog import OPERATORS
 from tsostream.run.config import Config
 from tsostream.run.plan import MemoryPlan
+from tsostream.run.prepared import Prepared
 from tsostream.run.scout import ScoutPlan, stack_size
-from tsostream.run.setup import Prepared
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tsostream.records import RowPair
-from tsostream.run.setup import Prepared, Request, position_setting, prepare_all
-from tsostream.run.stream import Observer, Result, Silent, ready_to_stream, run_exposure, stream_batches
+from tsostream.run.observer import Observer, Silent
+from tsostream.run.prepared import Prepared
+from tsostream.run.ready import Result
+from tsostream.run.request import Request, position_setting
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import ready_to_stream, run_exposure, stream_batches
 
 __all__ = ["process", "run_request", "run_together", "stream"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsostream.errors import InputError, Problem
 from tsostream.files import Exposure, load_association, read_sync
@@ -13,9 +13,7 @@ from tsostream.integration.payload import Rate
 from tsostream.operators.bkg_subtract import BkgSubtract
 from tsostream.run.chain import RateChain
 from tsostream.run.config import Config
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Request
+from tsostream.run.request import Request
 
 __all__ = ["background_files", "mean_background", "slopes_again"]
 

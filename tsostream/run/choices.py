@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsostream.errors import InputError, Problem
 from tsostream.integration.exposure_info import ExposureInfo
@@ -25,10 +25,8 @@ from tsostream.references.crds_client import Progress
 from tsostream.run.config import Config, load_config
 from tsostream.run.lock import LockEntry, locate
 from tsostream.run.lock_file import read_lock
+from tsostream.run.request import Request
 from tsostream.run.versions import package_versions
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Request
 
 __all__ = ["Choices", "choose"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -36,11 +36,9 @@ from tsostream.run.layers import (
     setting_layer,
     unknown_step,
 )
+from tsostream.run.lock import LockEntry
 from tsostream.run.order import step_order
 from tsostream.run.parity.configuration import official_parameters, official_skips
-
-if TYPE_CHECKING:
-    from tsostream.run.lock import LockEntry
 
 __all__ = ["MODE_FILES", "Config", "load_config", "mode_file", "save_config", "step_order"]
 

@@ -13,18 +13,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tsostream.errors import IdleTimeoutError, InputError, Problem
 from tsostream.files import Exposure, SegmentFile, read_blocks
 from tsostream.files.follow import Following, Key, follow, growing_exposure, part_of
 from tsostream.integration.payload import Raw
 from tsostream.run.plan import parse_bytes
+from tsostream.run.request import Request
 from tsostream.run.scout import ScoutPlan, parse_scout, scout_numbers
 from tsostream.sinks import journal_path
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared, Request
 
 __all__ = [
     "Arrivals",
@@ -237,13 +235,17 @@ def share_memory(request: Request, runs: int) -> Request:
     return replace(request, max_memory=str(parse_bytes(request.max_memory) // runs))
 
 
-async def followed_blocks(prepared: Prepared, begin: int, **options: Any) -> AsyncIterator[Raw]:
+async def followed_blocks(
+    exposure: Exposure, arrivals: Arrivals, begin: int, **options: Any
+) -> AsyncIterator[Raw]:
     """Read blocks as `tsostream.files.read_blocks` does, and wait for segments that are not there yet.
 
     Parameters
     ----------
-    prepared
-        A run that follows.
+    exposure
+        As far as it is there when the run begins.
+    arrivals
+        What becomes complete.
     begin
         First integration.
     **options
@@ -254,9 +256,6 @@ async def followed_blocks(prepared: Prepared, begin: int, **options: Any) -> Asy
     Raw
         Consecutive integrations.
     """
-    arrivals, exposure = prepared.arrivals, prepared.exposure
-    if arrivals is None:
-        raise ValueError("the run does not follow")
     number = begin
     while number <= exposure.last:
         part = part_of(exposure, await arrivals.run(number))

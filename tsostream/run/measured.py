@@ -1,79 +1,27 @@
-"""Products of the whole exposure (``x1dints, whtlt, phot``): what is asked for, what it takes, and who feeds it."""
+"""Products of the whole exposure (``x1dints, whtlt, phot``): who feeds them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 
-from tsostream.errors import Problem
 from tsostream.files import Exposure, sky_coordinates
 from tsostream.integration.payload import Measurement
 from tsostream.run.order import STATUS
+from tsostream.run.prepared import Prepared
 from tsostream.run.versions import package_versions
 from tsostream.sinks.products import (
     ExposureHeader,
     MeasuredProducts,
     MeasuredSpec,
     Resumed,
-    spectra_bytes,
 )
 
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
-
-__all__ = ["attach_measured", "measured_bytes", "product_name", "sky_tap", "wrong_measured"]
-
-#: product -> whether it is of a spectrum
-_SPECTRAL: Final = {"x1dints": True, "whtlt": True, "phot": False}
-#: bytes of a row of text, roughly
-_ROW: Final = {"whtlt": 90, "phot": 430}
-
-
-def product_name(exposure: Exposure, kind: str, *, alone: bool = True) -> str:
-    """Name of a product: the association's product, or exposure and detector.
-
-    Parameters
-    ----------
-    exposure
-        The exposure.
-    kind
-        ``x1dints``, ``whtlt``, ``phot``.
-    alone
-        False where the inputs hold several exposures or detectors: an association's name would serve twice.
-    """
-    end = "fits" if kind == "x1dints" else "ecsv"
-    if exposure.product:
-        root = exposure.product if alone else f"{exposure.product}_{exposure.info.detector.lower()}"
-    else:
-        root = exposure.label
-    return f"{root}_{kind}.{end}"
-
-
-def wrong_measured(kinds: Sequence[str], exposure: Exposure) -> Iterator[Problem]:
-    """Report products that this kind of exposure does not have."""
-    spectral = exposure.info.is_spectroscopy
-    for kind in kinds:
-        if _SPECTRAL[kind] == spectral:
-            continue
-        other = "whtlt and x1dints" if spectral else "phot"
-        yield Problem(
-            f"{exposure.info.exp_type} has no {kind}",
-            "--products",
-            f"leave it out; it has {other}",
-            "parameter",
-        )
-
-
-def measured_bytes(exposure: Exposure, kind: str) -> int:
-    """Size of a product [bytes]; at most for spectra, whose length the extraction decides."""
-    if kind != "x1dints":
-        return 4096 + exposure.count * _ROW[kind]
-    orders = 3 if exposure.info.exp_type == "NIS_SOSS" else 1
-    return spectra_bytes(max(exposure.info.frame_shape), exposure.count, orders)
+__all__ = ["attach_measured", "sky_tap"]
 
 
 def sky_tap(exposure: Exposure, place: tuple[float, float]) -> Callable[[Measurement], None] | None:

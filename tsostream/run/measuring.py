@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tsostream.operators.bin_spectra import BoundBinSpectra
 from tsostream.operators.bin_spectra import describe_bins as bin_facts
 from tsostream.operators.spectral.official_block import FirstCorrection
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
-    from tsostream.run.stream import Observer
+from tsostream.run.observer import Observer
+from tsostream.run.prepared import Prepared
 
 __all__ = ["describe_bins", "describe_spectrum", "late_steps", "scout_spectrum"]
 

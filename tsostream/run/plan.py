@@ -18,7 +18,7 @@ from tsostream.operators.jit import is_cold
 from tsostream.operators.window import ring_bytes
 from tsostream.run.chain import RateChain
 from tsostream.run.flow import blocks_in_flight, frames_waiting, ring_capacity
-from tsostream.run.products import ProductPlan, product_memory
+from tsostream.run.product_plan import ProductPlan, product_memory
 from tsostream.run.scout import COVARIANCE_PIXELS, ScoutPlan, stack_size
 from tsostream.run.slopes import SlopeSteps
 

@@ -5,25 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from tsostream.files.times import SegmentTimes
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.operators.base import BoundRampStep
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.references.crds_client import crds_version
+from tsostream.run.chain import Chain
 from tsostream.run.order import STATUS, all_steps
+from tsostream.run.prepared import Prepared
+from tsostream.run.product_plan import Planned
 from tsostream.run.versions import package_versions
 from tsostream.sinks.products import ProductSpec, Source
 
-if TYPE_CHECKING:
-    from tsostream.integration.exposure_info import ExposureInfo
-    from tsostream.operators.base import BoundRampStep
-    from tsostream.run.chain import Chain
-    from tsostream.run.products import Planned
-    from tsostream.run.setup import Prepared
-
-    Steps = Sequence[BoundRampStep]
+Steps = Sequence[BoundRampStep]
 
 __all__ = ["product_specs"]
 

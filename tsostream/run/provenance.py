@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tsostream.errors import ReadError
 from tsostream.files import TIME_FLAGS
 from tsostream.references.crds_client import crds_version
-from tsostream.run.products import asked_products
+from tsostream.run.prepared import Prepared
+from tsostream.run.product_plan import asked_products
 from tsostream.run.scout import Scout
 from tsostream.run.versions import package_versions
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
 
 __all__ = ["describe_prepared", "describe_start", "input_identity", "package_versions", "run_fingerprint"]
 

@@ -10,12 +10,14 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.files import Exposure
 from tsostream.records import RowPair
+from tsostream.run.prepared import Prepared, State
 from tsostream.run.provenance import describe_prepared, run_fingerprint, scout_hash
+from tsostream.run.ready import Ready
 from tsostream.run.scout import Scout, load_scout, scout_path
 from tsostream.sinks import (
     TABLES,
@@ -29,12 +31,7 @@ from tsostream.sinks import (
     table_path,
 )
 
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
-    from tsostream.run.stream import Ready
-
 __all__ = [
-    "State",
     "check_output",
     "check_same_run",
     "describe_sessions",
@@ -46,8 +43,6 @@ __all__ = [
 
 logger = logging.getLogger("tsostream")
 
-#: ``new``: nothing is there, or may be replaced; ``unfinished``: a run to go on with; ``complete``: nothing to do
-State = Literal["new", "unfinished", "complete"]
 
 _RESTART = "choose another --out, or start again with --overwrite"
 

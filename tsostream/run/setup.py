@@ -8,20 +8,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, ReferenceMismatchError
 from tsostream.files import Exposure, OnError, find_exposures
-from tsostream.integration.exposure_info import ExposureInfo, Level
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Operator
 from tsostream.operators.soss.models import OVERLAP_REFERENCES
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.background import background_files, mean_background
-from tsostream.run.chain import RateChain, bind_measurement, bind_rates
+from tsostream.run.chain import bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
 from tsostream.run.following import (
@@ -33,196 +32,17 @@ from tsostream.run.following import (
 )
 from tsostream.run.parity.photometry import shelf_bytes
 from tsostream.run.parity.steps import check_parity
-from tsostream.run.plan import MemoryPlan, make_plan, parse_bytes
-from tsostream.run.products import ProductPlan, plan_products
-from tsostream.run.resume import State, check_output, check_same_run
-from tsostream.run.scout import ScoutPlan, parse_scout
-from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
+from tsostream.run.plan import make_plan, parse_bytes
+from tsostream.run.prepared import Prepared, State, segment_spans
+from tsostream.run.product_plan import plan_products
+from tsostream.run.request import Request
+from tsostream.run.resume import check_output, check_same_run
+from tsostream.run.scout import parse_scout
+from tsostream.run.slopes import bind_slopes, is_news
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 from tsostream.sinks import open_output
 
-__all__ = ["Prepared", "Request", "output_paths", "position_setting", "prepare", "prepare_all"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; the fields are the options of ``tsostream process``.
-
-    Parameters
-    ----------
-    inputs
-        Segment files, a directory, or an association.
-    out
-        The light curve to write; None to only look (``inspect``).
-    config, settings, skip_steps, pars
-        Parameters, see `tsostream.run.config.load_config`.
-    refs_dir, overrides
-        References: a directory, and ``type=FILE`` strings.
-    lock
-        Lock file whose references and parameters are used.
-    crds_context
-        Rules of CRDS.
-    wavelengths
-        File with wavelengths.
-    scout
-        ``auto``, ``spread:N``, ``head:N`` or a stored scout.
-    level, allow_gaps
-        See `tsostream.files.find_exposures`.
-    workers
-        Blocks worked on side by side; default the number of processors.
-    max_memory
-        Such as ``2GB``.
-    overwrite, resume
-        Replace an existing output, or go on with one that did not reach its end.
-    follow, idle_timeout
-        Begin before all segments are there, and take each as it becomes complete; give up when nothing new comes
-        for so many seconds (default: never).
-    on_error
-        What an integration means that cannot be read: ``stop`` the run, or ``flag`` its row and go on.
-    hash_inputs
-        Record the sha256 of whole input files, not only of their headers.
-    products, products_dir
-        Products to make (``rate, rateints, ramp``; ``x1dints, whtlt, phot``), and where; default beside the light
-        curve.
-    save_steps, save_ints
-        Steps whose results are saved, and of which integrations, such as ``1-10``; default all.
-    bins
-        Bins of wavelength for spectroscopic light curves: ``R=100``, ``N=20`` or a file.
-    calibrated
-        Run flat_field and photom, which relative light curves do without.
-    block_bytes
-        Size of a block; for tests, results do not depend on it.
-    """
-
-    inputs: tuple[str | Path, ...]
-    out: Path | None = None
-    config: str | Path | None = None
-    settings: tuple[str, ...] = ()
-    skip_steps: tuple[str, ...] = ()
-    refs_dir: Path | None = None
-    overrides: tuple[str, ...] = ()
-    pars: tuple[str, ...] | None = None
-    lock: Path | None = None
-    crds_context: str | None = None
-    wavelengths: Path | None = None
-    scout: str = "auto"
-    level: Level | None = None
-    allow_gaps: bool = False
-    workers: int | None = None
-    max_memory: str | None = None
-    overwrite: bool = False
-    resume: bool = False
-    follow: bool = False
-    idle_timeout: float | None = None
-    on_error: OnError = "stop"
-    hash_inputs: bool = False
-    products: tuple[str, ...] = ()
-    products_dir: Path | None = None
-    save_steps: tuple[str, ...] = ()
-    save_ints: str | None = None
-    parity: Literal["jwst"] | None = None
-    scratch: Path | None = None
-    calibrated: bool = False
-    bins: str | None = None
-    block_bytes: int | None = None
-
-
-def position_setting(position: str | Sequence[float]) -> str:
-    """``(20.0, 19.5)`` or ``20,19.5`` -> the setting that fixes where the source of an image is.
-
-    Raises
-    ------
-    ConfigError
-        When it is no pair of numbers.
-    """
-    parts = position.replace(",", " ").split() if isinstance(position, str) else list(position)
-    try:
-        x, y = (float(part) for part in parts)
-    except ValueError:
-        what = f"--position {position!r} is no pair of numbers"
-        todo = "write x,y in 0-based pixels of the subarray, for example 20.0,19.5"
-        raise ConfigError(Problem(what, todo=todo, code="parameter")) from None
-    return f"tso_photometry.position=[{x!r}, {y!r}]"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One exposure, ready to run.
-
-    Parameters
-    ----------
-    exposure
-        Audited segments.
-    out
-        Light curve to write.
-    config
-        Steps and parameters.
-    references
-        Loaded references.
-    sources
-        Reference type -> ``override``, ``refs``, ``lock``, ``config`` or ``CRDS jwst_….pmap``.
-    wavelengths
-        Order -> image or table [µm]; empty when none is known.
-    wavelength_source
-        Where they came from.
-    scout
-        What the scout shall do.
-    plan
-        Memory and blocks.
-    notes
-        What is worth telling once.
-    crds_context
-        Rules of CRDS that chose references; empty when none did.
-    products
-        FITS products to make; None when none is asked for.
-    state
-        Whether the output begins, goes on, or is complete already.
-    background
-        Mean of the background exposures with its DQ, as the template ``background``; empty without any.
-    wavelength_facts
-        Window and source position that came with the wavelengths, by keyword (SLTSTRT1, SRCXPOS, …).
-    """
-
-    request: Request
-    exposure: Exposure
-    out: Path | None
-    config: Config
-    references: dict[str, Reference]
-    sources: dict[str, str]
-    wavelengths: dict[int, Any]
-    wavelength_source: str
-    scout: ScoutPlan
-    plan: MemoryPlan
-    notes: tuple[str, ...] = field(default=())
-    crds_context: str = ""
-    products: ProductPlan | None = None
-    state: State = "new"
-    arrivals: Arrivals | None = None
-    wavelength_facts: dict[str, Any] = field(default_factory=dict)
-    background: dict[str, Any] = field(default_factory=dict)
-
-    def chain(self, templates: dict[str, Any]) -> RateChain:
-        """Bind the steps up to the slopes."""
-        return bind_rates(self.config, self.exposure.info, self.references, templates)
-
-    def bind_slopes(self, rates: RateChain, templates: dict[str, Any]) -> SlopeSteps:
-        """Bind the steps on slopes."""
-        info = self.exposure.info
-        return bind_slopes(
-            self.config, info, rates.pixeldq, self.references, templates, segment_spans(self.exposure)
-        )
-
-    def bind_measurement(
-        self, slopes: SlopeSteps, templates: dict[str, Any], names: tuple[str, ...]
-    ) -> tuple[Any, ...]:
-        """Bind the named steps that measure."""
-        spans = segment_spans(self.exposure)
-        return bind_measurement(self.config, slopes, self.references, templates, names, spans)
-
-
-def segment_spans(exposure: Exposure) -> tuple[tuple[int, int], ...]:
-    """First and last integration of each file."""
-    return tuple((one.first, one.last) for one in exposure.segments)
+__all__ = ["output_paths", "prepare", "prepare_all"]
 
 
 def output_paths(out: Path, exposures: Sequence[Exposure], *, resume: bool = False) -> list[Path]:

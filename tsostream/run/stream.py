@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,119 +42,34 @@ from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
 from tsostream.run.measured import attach_measured, sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
+from tsostream.run.observer import Observer, Silent
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start, shelf_note
 from tsostream.run.parity.rates import parity_rates
 from tsostream.run.parity.soss import soss_segments
+from tsostream.run.prepared import Prepared
 from tsostream.run.products import attach_products
 from tsostream.run.provenance import describe_start
 from tsostream.run.readout import effective_times, ramp_shifts
+from tsostream.run.ready import Ready, Result
 from tsostream.run.resume import (
     describe_sessions,
     open_session,
     rows_so_far,
     stored_scout,
 )
-from tsostream.run.scout import Scout, scout_path
-from tsostream.run.setup import Prepared, takes_overlap_out
+from tsostream.run.scout import scout_path
+from tsostream.run.setup import takes_overlap_out
 from tsostream.run.slopes import is_news
 from tsostream.run.templates import find_scout
 from tsostream.sinks import Output, open_output
 from tsostream.sinks.products import Resumed
 
-__all__ = ["Observer", "Ready", "Result", "ready_to_stream", "run_exposure", "stream_batches"]
+__all__ = ["ready_to_stream", "run_exposure", "stream_batches"]
 
 logger = logging.getLogger("tsostream")
 
 MEASURING = ("extract_1d", "tso_photometry")
 COMPILING = "compiling kernels, which takes up to a minute, once for this version and kind of exposure"
-
-
-class Observer(Protocol):
-    """Somebody who watches a run; all methods are called from the thread that runs the loop."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Note that a stage (``scout``, ``stream``) begins with so many integrations to do."""
-
-    def advance(self, done: int, pair: RowPair | None) -> None:
-        """So many integrations of the stage are done; the batch that was written, if one was."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line."""
-
-
-class Silent:
-    """An observer that does not care."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Ignore."""
-
-    def advance(self, done: int, pair: RowPair | None) -> None:
-        """Ignore."""
-
-    def message(self, text: str) -> None:
-        """Ignore."""
-
-
-@dataclass
-class Ready:
-    """A run whose scout is done.
-
-    Parameters
-    ----------
-    prepared, scout, chain
-        What was prepared, the templates, the bound steps.
-    start
-        Metadata known at the start.
-    lc_schema, spectra_schema, bins_schema
-        Of the tables; None for those the run does not have.
-    late
-        Steps on measurements that need them in order.
-    taps
-        Functions that are shown what is measured, in order, before it becomes rows.
-    """
-
-    prepared: Prepared
-    scout: Scout
-    chain: Chain
-    start: dict[str, Any]
-    lc_schema: Any
-    spectra_schema: Any
-    bins_schema: Any = None
-    late: tuple[Any, ...] = ()
-    taps: list[Callable[[Measurement], None]] = field(default_factory=list)
-
-    @property
-    def schemas(self) -> tuple[Any, ...]:
-        """Of the tables, in their order."""
-        return (self.lc_schema, self.spectra_schema, self.bins_schema)
-
-
-@dataclass
-class Result:
-    """What a finished run did.
-
-    Parameters
-    ----------
-    out
-        The light curve.
-    integrations
-        Rows of integrations written.
-    status
-        ``complete``.
-    seconds
-        Stage -> wall time.
-    metadata
-        What the output says about itself.
-    products
-        FITS products made beside it.
-    """
-
-    out: Path
-    integrations: int
-    status: str
-    seconds: dict[str, float] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    products: list[Path] = field(default_factory=list)
 
 
 def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observer) -> Ready:
@@ -264,7 +179,7 @@ def stream_rows(
         "on_error": prepared.request.on_error,
     }
     if prepared.arrivals is not None:
-        blocks = followed_blocks(prepared, begin, **options)
+        blocks = followed_blocks(exposure, prepared.arrivals, begin, **options)
     else:
         blocks = read_blocks(exposure, ranges=[(begin, exposure.last - begin + 1)], **options)
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)

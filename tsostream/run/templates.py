@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsostream.errors import InputError, Problem
 from tsostream.run.chain import RateChain
+from tsostream.run.observer import Observer
+from tsostream.run.prepared import Prepared
 from tsostream.run.resume import scout_integrations, stored_scout
 from tsostream.run.scout import (
     Scout,
@@ -17,10 +19,6 @@ from tsostream.run.scout import (
     run_scout,
     scout_numbers,
 )
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
-    from tsostream.run.stream import Observer
 
 __all__ = ["find_scout"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from tsostream.integration.reference import Reference
 from tsostream.operators.soss.geometry import order_wavelengths, trace_reference
 from tsostream.references.specwcs import barycentric_factor, lrs_wavelengths
 from tsostream.run.official_wcs import official_is_here, official_wavelengths
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Request
+from tsostream.run.request import Request
 
 __all__ = ["NO_WAVELENGTHS", "WAVELENGTH_REFERENCES", "Wavelengths", "find_wavelengths"]
 

@@ -6,17 +6,14 @@ import logging
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tsostream.integration.payload import Raw
 from tsostream.operators.tile import plan_tile
 from tsostream.run.chain import Lent, RateChain
+from tsostream.run.observer import Observer
 from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
 from tsostream.run.parity.steps import split_steps
-
-if TYPE_CHECKING:
-    from tsostream.run.setup import Prepared
-    from tsostream.run.stream import Observer
+from tsostream.run.prepared import Prepared
 
 __all__ = ["ParityRates", "parity_rates"]
 

@@ -23,7 +23,7 @@ from tsostream.operators.soss.official import segment_statistics
 from tsostream.operators.soss.official_block import SossSegment
 from tsostream.run.chain import Chain, RateChain
 from tsostream.run.flow import Flow
-from tsostream.run.setup import Prepared
+from tsostream.run.prepared import Prepared
 from tsostream.run.slopes import SlopeSteps
 
 __all__ = ["soss_segments"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +16,9 @@ from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.operators.jump import Jump
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
+from tsostream.run.config import Config
 from tsostream.run.parity.windows import Window, cut_info, cut_references
-
-if TYPE_CHECKING:
-    from tsostream.run.config import Config
-    from tsostream.run.setup import Request
+from tsostream.run.request import Request
 
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 

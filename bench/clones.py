@@ -7,6 +7,7 @@ the pixels repeat.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,9 @@ __all__ = ["clone"]
 RECORD = 2880
 
 
-def clone(source: Path, directory: Path, *, ints: int, segments: int = 1) -> list[Path]:
+def clone(
+    source: Path, directory: Path, *, ints: int, segments: int = 1, ends: Sequence[int] | None = None
+) -> list[Path]:
     """Write an exposure of any length with the pixels of a short one.
 
     Parameters
@@ -31,6 +34,8 @@ def clone(source: Path, directory: Path, *, ints: int, segments: int = 1) -> lis
         Where the segments go; made when absent.
     ints, segments
         Integrations of the exposure, and files it is cut into.
+    ends
+        Last integration of each file, where they are not to be of one length.
 
     Returns
     -------
@@ -51,11 +56,11 @@ def clone(source: Path, directory: Path, *, ints: int, segments: int = 1) -> lis
         }
     stem = source.name.split("-seg", 1)[0]
     tail = source.name.split("-seg", 1)[1][3:]
-    edges = [ints * k // segments for k in range(segments + 1)]
+    edges = [0, *(ends or [ints * k // segments for k in range(1, segments + 1)])]
     paths = []
     for number, (before, last) in enumerate(pairwise(edges), 1):
         path = directory / f"{stem}-seg{number:03d}{tail}"
-        primary.update(NINTS=ints, INTSTART=before + 1, INTEND=last, EXSEGNUM=number, EXSEGTOT=segments)
+        primary.update(NINTS=ints, INTSTART=before + 1, INTEND=last, EXSEGNUM=number, EXSEGTOT=len(edges) - 1)
         primary["FILENAME"] = path.name
         sci["NAXIS4"] = last - before
         with path.open("wb") as file:

@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 
 import tsostream
-from bench import memory, stage1, stage3, startup, watching
+from bench import latency, memory, stage1, stage3, startup, watching
 from bench.cases import CASES, tiny
 from bench.clones import clone
 from bench.measure import table
@@ -136,6 +136,13 @@ def test_the_cost_of_being_watched_is_told_by_windows() -> None:
     assert error < 0.5
     assert watching._cost(cycles, "again", 0)[0] == pytest.approx(0, abs=0.5)
     assert watching._cost(cycles, "tail", 1)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_latency(tmp_path: Path) -> None:
+    (row,) = run_tiny(latency.main, tmp_path, "sub64p")
+    assert 0 < row["first row s"] < 60
+    assert sum(row["per second"][0]) == int(row["shape"].partition("×")[0])
+    assert not list((tmp_path / "data").glob("arrival*"))
 
 
 @pytest.mark.slow

@@ -236,9 +236,12 @@ def share_memory(request: Request, runs: int) -> Request:
 
 
 async def followed_blocks(
-    exposure: Exposure, arrivals: Arrivals, begin: int, **options: Any
+    exposure: Exposure, arrivals: Arrivals, begin: int, *, after: int = 0, **options: Any
 ) -> AsyncIterator[Raw]:
     """Read blocks as `tsostream.files.read_blocks` does, and wait for segments that are not there yet.
+
+    A block whose last integrations need frames of a segment that is still to come waits for it as a whole. Therefore
+    those that do are a block of their own.
 
     Parameters
     ----------
@@ -248,6 +251,8 @@ async def followed_blocks(
         What becomes complete.
     begin
         First integration.
+    after
+        Frames behind its own that an integration needs.
     **options
         As for `read_blocks`.
 
@@ -259,8 +264,15 @@ async def followed_blocks(
     number = begin
     while number <= exposure.last:
         part = part_of(exposure, await arrivals.run(number))
-        blocks = read_blocks(part, ranges=[(number, part.last - number + 1)], **options)
+        blocks = read_blocks(part, ranges=_free_and_waiting(number, part.last, after), **options)
         async with aclosing(blocks):  # type: ignore[type-var]
             async for raw in blocks:
                 yield raw
         number = part.last + 1
+
+
+def _free_and_waiting(first: int, last: int, after: int) -> list[tuple[int, int]]:
+    """Ranges of the integrations whose neighbours are there, and of those that wait for them."""
+    waiting = max(first, last - after + 1)
+    ranges = [(first, waiting - first), (waiting, last - waiting + 1)]
+    return [(begin, count) for begin, count in ranges if count]

@@ -179,7 +179,8 @@ def stream_rows(
         "on_error": prepared.request.on_error,
     }
     if prepared.arrivals is not None:
-        blocks = followed_blocks(exposure, prepared.arrivals, begin, **options)
+        after = 0 if ready.chain.window is None else ready.chain.window.after
+        blocks = followed_blocks(exposure, prepared.arrivals, begin, after=after, **options)
     else:
         blocks = read_blocks(exposure, ranges=[(begin, exposure.last - begin + 1)], **options)
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)

@@ -1,17 +1,15 @@
-"""clean_flicker_noise: take noise out that a line of pixels has in common, group by group (stage 1, section 17).
+"""clean_flicker_noise: take noise out that lines of pixels have in common, group by group (stage 1, section 17).
 
-The difference of two groups, less a background level, is noise where no source is. Its median along each
-line is subtracted, and the groups are added up again. What is background is decided three times: by a mask
-of the scene, and twice by clipping the values of the difference itself. For both clips one sorting of the
-values is enough: a clip keeps a stretch of the sorted list, and means and widths of stretches follow from
-running sums.
+How a group is cleaned is in `tsostream.operators.flicker`, which pixels are background in `flicker_mask`; here they
+are joined to an exposure. The segment scope, which looks at all integrations of a file, is in `flicker_segment`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -20,156 +18,23 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.integration.reference import Reference
+from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.flicker import Cleaner
+from tsostream.operators.flicker_background import SmoothBackground, need_photutils, smooth_flat
+from tsostream.operators.flicker_mask import check_user_mask, outside_science, scene_mask
+from tsostream.operators.flicker_waves import wave_tables
 from tsostream.operators.jit import kernel
-from tsostream.operators.ranks import (
-    clipped_stretch,
-    half_width,
-    middle_of_lines,
-    sort_values,
-    sums_of_squares,
-)
 from tsostream.operators.tile import Tile
 
-__all__ = ["CleanFlickerNoise", "add_scene", "clean_ramp", "clip_limits", "scene_level", "scene_mask"]
+__all__ = ["CleanFlickerNoise", "add_scene", "draft_slopes", "scene_level"]
 
-UNUSABLE = np.uint8(dq.DO_NOT_USE | dq.JUMP_DET)
 #: at most this many pixels tell how bright an integration is
 BRIGHT = 1024
-#: limit of the clips that find the level and width of the background [sigma]
-SIGMA = 3.0
-
-
-@kernel
-def clip_limits(values, start, stop, below, above, halved, sums, squares):
-    """Limits of background values.
-
-    Parameters
-    ----------
-    values : float32 [value]
-        Sorted.
-    start, stop : int
-        Which of them; at least one.
-    below, above : float
-        Limits below and above the centre [sigma].
-    halved : bool
-        Take the width from the values below the centre, mirrored.
-    sums, squares : float64 [value + 1]
-        Working arrays.
-
-    Returns
-    -------
-    low, high : float
-        Limits.
-    """
-    zero = np.float64(values[(start + stop) // 2])
-    sums_of_squares(values, start, stop, zero, sums, squares)
-    _, _, centre, width = clipped_stretch(values, start, stop, SIGMA, zero, sums, squares)
-    if halved:
-        width = half_width(values, start, stop, centre, SIGMA, squares)
-    return centre - below * width, centre + above * width
-
-
-@kernel
-def _collect(group, flags, scene, before, image, good, work):
-    """Take the difference to the group before, and list its background; returns the number of values listed."""
-    count = 0
-    for y in range(group.shape[0]):
-        for x in range(group.shape[1]):
-            value = group[y, x] - before[y, x]
-            before[y, x] = group[y, x]
-            keep = scene[y, x] and not flags[y, x] & UNUSABLE and np.isfinite(value)
-            image[y, x] = value
-            good[y, x] = keep
-            if keep:
-                work[count] = value
-                count += 1
-    return count
-
-
-@kernel
-def clean_ramp(
-    data,
-    groupdq,
-    scene,
-    subtract_level,
-    n_sigma,
-    along_x,
-    channels,
-    before,
-    image,
-    good,
-    work,
-    spare,
-    sums,
-    squares,
-):
-    """Clean one integration.
-
-    Parameters
-    ----------
-    data : float32 [group, y, x]
-        Signal [DN], changed in place; the first group stays.
-    groupdq : uint8 [group, y, x]
-        Samples with DO_NOT_USE or JUMP_DET do not count.
-    scene : bool [y, x]
-        True where there is background only.
-    subtract_level : bool
-        background_method is ``median``.
-    n_sigma : float
-        Limit of the second clip [sigma].
-    along_x : bool
-        The lines run along x (else along y).
-    channels : int
-        Parts each line is cut into.
-    before, image : float32 [y, x]
-        Working arrays.
-    good : bool [y, x]
-        Working array.
-    work, spare : float32 [pixel]
-        Working arrays.
-    sums, squares : float64 [pixel + 1]
-        Working arrays.
-    """
-    ngroups, ny, nx = data.shape
-    before[:] = data[0]
-    for g in range(1, ngroups):
-        count = _collect(data[g], groupdq[g], scene, before, image, good, work)
-        if count == 0:
-            continue
-        level = np.float32(0.0)
-        if subtract_level:
-            sort_values(work, spare, count)
-            low, high = clip_limits(work, 0, count, SIGMA, SIGMA, True, sums, squares)
-            first, last = 0, count
-            while first < last and work[first] < low:
-                first += 1
-            while last > first and work[last - 1] > high:
-                last -= 1
-            if first == last:
-                continue
-            half = (first + last) // 2
-            level = work[half]
-            if (last - first) % 2 == 0:
-                level = np.float32(0.5) * (work[half - 1] + work[half])
-            inner, outer = -np.inf, np.inf
-            if n_sigma > 0.0:
-                for k in range(first, last):
-                    work[k] -= level
-                inner, outer = clip_limits(work, first, last, n_sigma, n_sigma, True, sums, squares)
-            for y in range(ny):
-                for x in range(nx):
-                    value = image[y, x]
-                    rest = value - level
-                    keep = value >= low and value <= high and rest >= inner and rest <= outer
-                    good[y, x] = good[y, x] and keep
-                    image[y, x] = rest
-        middle_of_lines(image, good, along_x, channels, work)
-        for y in range(ny):
-            for x in range(nx):
-                if np.isnan(data[g, y, x]):
-                    continue
-                data[g, y, x] = data[g - 1, y, x] + (image[y, x] + level)
+#: exposures whose readout the waves of ``fit_method=fft`` are made for
+FFT_MODES = ("NRS_MSASPEC", "NRS_IFU", "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
+#: side of a whole near-infrared detector, and its outputs
+WHOLE, OUTPUTS = 2048, 4
 
 
 @kernel
@@ -218,67 +83,82 @@ def add_scene(data, image, step):
                 row[x] += factor * scene[x]
 
 
-def scene_mask(image: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Find the pixels without signal.
+@kernel
+def draft_slopes(data, groupdq, tgroup, slopes):
+    """Slopes of one integration that are good enough to tell source from background.
 
     Parameters
     ----------
-    image : float32 [y, x]
-        Slopes [DN/s].
-    n_sigma
-        Pixels further above the median are signal [sigma].
-
-    Returns
-    -------
-    mask : bool [y, x]
-        True where there is background only; NaN and exact zeros are no data.
+    data : float32 [group, y, x]
+        Signal [DN].
+    groupdq : uint8 [group, y, x]
+        A difference counts when neither of its groups is flagged.
+    tgroup : float
+        Group time [s].
+    slopes : float32 [y, x]
+        Mean of the differences [DN/s], written; NaN where none counts.
     """
-    mask = np.isfinite(image) & (image != 0)
-    count = int(mask.sum())
-    if n_sigma > 0 and count:
-        values = np.sort(image[mask].astype(np.float32))
-        low, high = clip_limits(
-            values, 0, count, SIGMA, float(n_sigma), False, np.empty(count + 1), np.empty(count + 1)
-        )
-        with np.errstate(invalid="ignore"):
-            mask &= (image >= low) & (image <= high)
-    return np.ascontiguousarray(mask)
+    for y in range(data.shape[1]):
+        for x in range(data.shape[2]):
+            total, count = 0.0, 0
+            for g in range(1, data.shape[0]):
+                if groupdq[g - 1, y, x] == 0 and groupdq[g, y, x] == 0:
+                    total += np.float64(data[g, y, x]) - np.float64(data[g - 1, y, x])
+                    count += 1
+            slopes[y, x] = total / (count * tgroup) if count > 0 else np.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanFlickerNoise(Operator):
-    """Subtract the median of each line of background from the difference of each pair of groups.
+    """Subtract what the pixels of a line, or of a stretch of time, share in the difference of each pair of groups.
 
     The scene is masked once for the run, from the scout's image; the official step takes the mean slopes
     of the file (``single_mask``). While there is no image yet, for the scout itself, the step does nothing.
 
     Parameters
     ----------
+    autoparam
+        The official step chooses parameters for NIRISS and NIRCam images only, no time series: without effect.
     fit_method
-        ``fft`` is refused.
+        ``median``: of each line. ``fft``: slow waves of the readout's clock, NIRSpec only.
     fit_by_channel
         Cut the lines of near-infrared full frames into the four outputs.
     background_method
-        ``median`` or None; or ``median_image``: the scout's image, scaled by the integration's own flux, is taken out
-        before the lines are judged, so that all pixels count, the source's too. The official step takes the median ramp
-        of the file instead, and the white light of each integration. ``model`` is refused.
+        What is subtracted before the noise is judged: ``median``, a level; ``model``, a smooth surface (needs
+        photutils); None, nothing; ``median_image``: the scout's image, scaled by the integration's own flux, so that
+        all pixels count, the source's too. The official step takes the median ramp of the file for that, and the
+        white light of each integration.
+    background_box_size
+        Rows and columns of a box of the ``model``; by default up to 32, dividing the image evenly.
+    mask_science_regions
+        Take the slit of NIRSpec, 16 pixels on either side of the SOSS traces, and what MIRI's flat calls no science
+        out of the background.
+    apply_flat_field
+        Divide by the flat (``--override flat=FILE`` for NIRSpec) before judging.
     n_sigma
         Pixels further above the background are signal [sigma]; without effect with ``median_image``.
+    fit_histogram
+        Take the width of the background from a Gaussian fitted to the histogram of the slopes.
     single_mask
-        False, a mask for each integration from its own slopes, is refused: it would follow the source.
-    mask_science_regions, apply_flat_field, fit_histogram, user_mask
-        Refused.
-    background_box_size, autoparam, save_mask, save_background, save_noise
-        Without effect; ``autoparam`` is refused.
+        One mask for all integrations. False: one for each from its own slopes, which may follow the source.
+    user_mask
+        Image file that is not 0 where there is background, instead of the mask.
+    save_mask, save_background, save_noise
+        Write products ``mask``, ``flicker_bkg``, ``flicker_noise``.
+    scope
+        ``streaming``: as above. ``segment``: what the official step does to a file (``--parity jwst``).
     """
 
     name: ClassVar[str] = "clean_flicker_noise"
+    optional_references: ClassVar[tuple[str, ...]] = ("flat", "pastasoss")
 
     autoparam: bool = False
     fit_method: Literal["fft", "median"] = "median"
     fit_by_channel: bool = False
     background_method: Literal["median", "model", "median_image"] | None = "median"
-    background_box_size: tuple[int, int] | None = None
+    background_box_size: (
+        tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]] | None
+    ) = None
     mask_science_regions: bool = False
     apply_flat_field: bool = False
     n_sigma: Annotated[float, msgspec.Meta(ge=0)] = 2.0
@@ -288,12 +168,76 @@ class CleanFlickerNoise(Operator):
     save_mask: bool = False
     save_background: bool = False
     save_noise: bool = False
+    scope: Literal["streaming", "segment"] = "streaming"
     skip: bool = True
 
     @property
     def coupling(self) -> Coupling:
-        """The scene comes from the scout's image."""
-        return Template(("image",))
+        """The scene comes from the scout; the slit's window with the wavelengths; a mask from the user."""
+        return Template(("image", "slit", "user_mask"))
+
+    def wants(self, info: ExposureInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Flats and traces only where they are asked for."""
+        needed: list[str] = []
+        if self.mask_science_regions and info.exp_type == "NIS_SOSS":
+            needed.append("pastasoss")
+        if self.apply_flat_field or (self.mask_science_regions and info.exp_type == "MIR_IMAGE"):
+            needed.append("flat")
+        return (), tuple(needed)
+
+    def unsuited(self, info: ExposureInfo) -> str:
+        """Why the step does nothing for an exposure; empty when it works."""
+        if info.exp_type.startswith("MIR") and info.exp_type != "MIR_IMAGE":
+            return f"not for {info.exp_type}"
+        if self.fit_method == "fft" and info.exp_type not in FFT_MODES:
+            return f"fit_method fft is not for {info.exp_type}"
+        return "fewer than two groups" if info.ngroups < 2 else ""
+
+    def cleaner(self, info: ExposureInfo, references: Mapping[str, Reference]) -> Cleaner:
+        """Settle how an integration is cleaned.
+
+        Raises
+        ------
+        ConfigError
+            ``model`` without photutils; waves of a whole detector.
+        """
+        along_x = not info.is_miri and abs(info.slowaxis) == 2
+        length = info.nx if along_x else info.ny
+        outputs = self.fit_by_channel and info.subarray.upper() == "FULL" and not info.is_miri
+        model = None
+        if self.background_method == "model":
+            need_photutils("clean_flicker_noise.background_method = model")
+            model = SmoothBackground(self.background_box_size)
+        waves = None
+        if self.fit_method == "fft":
+            if info.frame_shape == (WHOLE, WHOLE):
+                what = (
+                    "clean_flicker_noise.fit_method fft is not for whole detectors, which no time series has"
+                )
+                raise ConfigError(Problem(what, todo="use median", code="unsupported"))
+            waves = wave_tables(info)
+        return Cleaner(
+            along_x=along_x,
+            channels=OUTPUTS if outputs and length == WHOLE else 1,
+            flat=self.flat(info, references),
+            subtract_level=self.background_method == "median",
+            n_sigma=float(self.n_sigma),
+            waves=waves,
+            model=model,
+        )
+
+    def flat(self, info: ExposureInfo, references: Mapping[str, Reference]) -> np.ndarray:
+        """Structure to divide by, ones without a flat; float32 [y, x]."""
+        if not self.apply_flat_field or "flat" not in references:
+            return np.ones(info.frame_shape, np.float32)
+        return smooth_flat(reference_array(references["flat"], "SCI", info.frame_shape, self.name))
+
+    def allowed(self, binding: Binding) -> np.ndarray:
+        """Pixels that can be background as far as regions tell; bool [y, x]."""
+        if not self.mask_science_regions:
+            return np.ones(binding.info.frame_shape, bool)
+        slit = binding.templates.get("slit", {})
+        return outside_science(binding.info, binding.dq_plane, binding.references, slit)
 
     def bind(self, binding: Binding) -> BoundRampStep:
         """Mask the scene.
@@ -301,59 +245,56 @@ class CleanFlickerNoise(Operator):
         Raises
         ------
         ConfigError
-            For what is not supported.
+            For what is not supported or not known.
         """
         info, plane = binding.info, binding.dq_plane
-        image = binding.templates.get("image")
-        if info.exp_type.startswith("MIR") and info.exp_type != "MIR_IMAGE":
-            return BoundRampStep(self.name, plane, skipped=f"not for {info.exp_type}")
-        self._refuse_unsupported()
-        if info.ngroups < 2:
-            return BoundRampStep(self.name, plane, skipped="fewer than two groups")
-        if image is None:
-            return BoundRampStep(self.name, plane, skipped="no image to mask the scene by yet")
-        along_x = not info.is_miri and abs(info.slowaxis) == 2
-        length = info.nx if along_x else info.ny
-        whole = (
-            self.fit_by_channel and info.subarray.upper() == "FULL" and not info.is_miri and length == 2048
-        )
-        scene = np.ascontiguousarray(np.nan_to_num(image), np.float32)
+        if reason := self.unsuited(info):
+            return BoundRampStep(self.name, plane, skipped=reason)
+        cleaner, allowed = self.cleaner(info, binding.references), self.allowed(binding)
+        user, image = binding.templates.get("user_mask"), binding.templates.get("image")
+        against = self.background_method == "median_image"
+        if user is not None:
+            user = check_user_mask(user, info, str(self.user_mask))
+        if image is None and (user is None or against):
+            # the scout's own first images are made without
+            return BoundRampStep(self.name, plane, (RowPass(_wait),), self._scratch(info, cleaner))
+        scene = np.ones(info.frame_shape, np.float32) if image is None else np.asarray(image, np.float32)
         pixels, levels = np.empty(0, np.int32), np.empty(0, np.float32)
-        mask = scene_mask(np.asarray(image), self.n_sigma)
-        if self.background_method == "median_image":
-            mask = np.ascontiguousarray(np.isfinite(image))
-            pixels = bright_places(np.where((plane & dq.DO_NOT_USE) == 0, scene, np.float32(0)))
-            levels = np.ascontiguousarray(scene.ravel()[pixels])
-        run = partial(
-            _clean,
-            image=scene,
+        known = np.ascontiguousarray(np.nan_to_num(scene))
+        own = not (self.single_mask or against or user is not None)
+        if user is not None:
+            mask = user
+        elif against:
+            mask = np.ascontiguousarray(np.isfinite(scene) & allowed)
+        else:
+            mask = scene_mask(scene / cleaner.flat, self.n_sigma, allowed, fit_histogram=self.fit_histogram)
+        if against:
+            pixels = bright_places(np.where((plane & dq.DO_NOT_USE) == 0, known, np.float32(0)))
+            levels = np.ascontiguousarray(known.ravel()[pixels])
+        work = _Streaming(
+            cleaner=cleaner,
+            image=known,
             bright=(pixels, levels, float(info.group_time)),
-            scene=mask,
-            subtract_level=self.background_method == "median",
-            n_sigma=float(self.n_sigma),
-            along_x=along_x,
-            channels=4 if whole else 1,
+            mask=allowed if own else mask,
+            limits=(float(self.n_sigma), self.fit_histogram) if own else None,
         )
-        return BoundRampStep(self.name, plane, (RowPass(run, frame=True),), working_arrays(info))
+        run = RowPass(partial(_clean, work=work), frame=True)
+        return BoundRampStep(self.name, plane, (run,), self._scratch(info, cleaner))
 
-    def _refuse_unsupported(self) -> None:
-        asked = {
-            "fit_method 'fft'": self.fit_method == "fft",
-            f"background_method {self.background_method!r}": self.background_method == "model",
-            "single_mask False": not self.single_mask,
-            "mask_science_regions": self.mask_science_regions,
-            "apply_flat_field": self.apply_flat_field,
-            "fit_histogram": self.fit_histogram,
-            "autoparam": self.autoparam,
-            "user_mask": self.user_mask is not None,
-        }
-        problems = [
-            Problem(f"clean_flicker_noise does not support {what}", todo="leave it out", code="unsupported")
-            for what, wanted in asked.items()
-            if wanted
-        ]
-        if problems:
-            raise ConfigError(problems)
+    def _scratch(self, info: ExposureInfo, cleaner: Cleaner) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Working arrays, and those that hold what is to be saved."""
+        scratch, ramp = cleaner.scratch(), (info.ngroups, *info.frame_shape)
+        if self.save_background:
+            scratch["clean_flicker_noise.background"] = (ramp, np.float32)
+        if self.save_noise:
+            scratch["clean_flicker_noise.noise"] = (ramp, np.float32)
+        if self.save_mask:
+            scratch["clean_flicker_noise.mask"] = (info.frame_shape, np.bool_)
+        return scratch
+
+
+def _wait(tile: Tile, y0: int, y1: int) -> None:
+    """Do nothing yet."""
 
 
 def bright_places(image: np.ndarray) -> np.ndarray:
@@ -364,43 +305,63 @@ def bright_places(image: np.ndarray) -> np.ndarray:
     return np.sort(order[(flat[order] > enough) & (flat[order] > 0)]).astype(np.int32)
 
 
-def working_arrays(info: ExposureInfo) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Scratch of `clean_ramp`."""
-    plane, size = info.frame_shape, info.ny * info.nx
-    return {
-        "clean_flicker_noise.before": (plane, np.float32),
-        "clean_flicker_noise.image": (plane, np.float32),
-        "clean_flicker_noise.good": (plane, np.bool_),
-        "clean_flicker_noise.work": ((size,), np.float32),
-        "clean_flicker_noise.spare": ((size,), np.float32),
-        "clean_flicker_noise.sums": ((size + 1,), np.float64),
-        "clean_flicker_noise.squares": ((size + 1,), np.float64),
-    }
+@dataclass(frozen=True)
+class _Streaming:
+    """What `_clean` needs to know; see `CleanFlickerNoise`.
+
+    Parameters
+    ----------
+    cleaner
+        How it is cleaned.
+    image : float32 [y, x]
+        The scene, without NaN.
+    bright
+        Flat indices of bright pixels, the scene there, and the group time [s]; no pixel where the scene stays in.
+    mask : bool [y, x] or [integration, y, x]
+        Background; what can be background where ``limits`` say that each integration has its own.
+    limits
+        n_sigma and fit_histogram for masks from the integration's own slopes.
+    """
+
+    cleaner: Cleaner
+    image: np.ndarray
+    bright: tuple[np.ndarray, np.ndarray, float]
+    mask: np.ndarray
+    limits: tuple[float, bool] | None
+
+    def scene(self, data: np.ndarray, flags: np.ndarray, number: int) -> np.ndarray:
+        """Background of an integration, bool [y, x]."""
+        if self.limits is not None:
+            slopes = np.empty(self.mask.shape, np.float32)
+            draft_slopes(data, flags, self.bright[2], slopes)
+            n_sigma, histogram = self.limits
+            return scene_mask(slopes / self.cleaner.flat, n_sigma, self.mask, fit_histogram=histogram)
+        return self.mask if self.mask.ndim == 2 else np.asarray(self.mask[number - 1])
 
 
-def _clean(
-    tile: Tile,
-    y0: int,
-    y1: int,
-    *,
-    image: np.ndarray,
-    bright: tuple[np.ndarray, np.ndarray, float],
-    scene: np.ndarray,
-    subtract_level: bool,
-    n_sigma: float,
-    along_x: bool,
-    channels: int,
-) -> None:
-    names = ("before", "image", "good", "work", "spare", "sums", "squares")
-    pixels, levels, tgroup = bright
+def _clean(tile: Tile, y0: int, y1: int, *, work: _Streaming) -> None:
+    pixels, levels, tgroup = work.bright
     ratios = np.empty(pixels.size)
+    scratch = tile.scratch
+    noise, background, masks = (
+        scratch.get(f"clean_flicker_noise.{name}") for name in ("noise", "background", "mask")
+    )
     for i in range(tile.count):
-        arrays = [tile.scratch[f"clean_flicker_noise.{name}"][i] for name in names]
         data, flags = tile.data[i], tile.groupdq[i]
+        scene = work.scene(data, flags, tile.first + i)
+        if noise is not None:
+            noise[i] = data
+        if masks is not None:
+            masks[i] = scene
         step = 0.0
         if pixels.size:
             step = scene_level(data, flags, pixels, levels, tgroup, ratios) * tgroup
-            add_scene(data, image, -step)
-        clean_ramp(data, flags, scene, subtract_level, n_sigma, along_x, channels, *arrays)
+            add_scene(data, work.image, -step)
+        own = None if background is None else background[i]
+        work.cleaner.clean(data, flags, scene, work.cleaner.work(scratch, 0), own)
         if pixels.size:
-            add_scene(data, image, step)
+            add_scene(data, work.image, step)
+            if own is not None:
+                add_scene(own, work.image, step)
+        if noise is not None:
+            np.subtract(data, noise[i], out=noise[i])

@@ -59,6 +59,8 @@ class Prepared:
         Mean of the background exposures with its DQ, as the template ``background``; empty without any.
     wavelength_facts
         Window and source position that came with the wavelengths, by keyword (SLTSTRT1, SRCXPOS, …).
+    ramp_templates
+        What steps on ramps are told besides the scout's products: ``slit``, ``user_mask``.
     """
 
     request: Request
@@ -77,11 +79,13 @@ class Prepared:
     state: State = "new"
     arrivals: Arrivals | None = None
     wavelength_facts: dict[str, Any] = field(default_factory=dict)
+    ramp_templates: dict[str, Any] = field(default_factory=dict)
     background: dict[str, Any] = field(default_factory=dict)
 
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
-        return bind_rates(self.config, self.exposure.info, self.references, templates)
+        told = {**self.ramp_templates, **templates}
+        return bind_rates(self.config, self.exposure.info, self.references, told)
 
     def bind_slopes(self, rates: RateChain, templates: dict[str, Any]) -> SlopeSteps:
         """Bind the steps on slopes."""

@@ -31,7 +31,7 @@ from tsostream.run.following import (
     share_memory,
 )
 from tsostream.run.parity.photometry import shelf_bytes
-from tsostream.run.parity.steps import check_parity
+from tsostream.run.parity.steps import check_parity, check_scopes, user_mask
 from tsostream.run.plan import make_plan, parse_bytes
 from tsostream.run.prepared import Prepared, State, segment_spans
 from tsostream.run.product_plan import plan_products
@@ -196,16 +196,20 @@ def prepare(
     problems += _unknown_bins(config, waves)
     products = collect(lambda: plan_products(request, exposure, out, config))
     background: dict[str, Any] = collect(lambda: mean_background(request, config, exposure)) or {}
+    told: dict[str, Any] = {"slit": dict(waves.facts or {})}
+    told |= collect(lambda: user_mask(config)) or {}
     if problems:
         raise _error(problems)
-    rates = bind_rates(config, info, loaded.references, {})
+    rates = bind_rates(config, info, loaded.references, told)
     # without the scout: to see that the steps fit, and what windows will hold
     known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
     known["slit"] = dict(waves.facts or {})
     known |= background
     slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
     if request.parity is not None:
-        check_parity(request, config, info, loaded.references)
+        check_parity(request, config, info, loaded.references, told)
+    else:
+        check_scopes(config)
     workers = request.workers or os.cpu_count() or 1
     plan = make_plan(
         exposure,
@@ -246,6 +250,7 @@ def prepare(
         wavelengths=dict(waves.by_order),
         wavelength_source=waves.source,
         wavelength_facts=dict(waves.facts or {}),
+        ramp_templates=told,
         background=background,
         scout=scout,
         plan=plan,

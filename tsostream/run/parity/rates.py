@@ -12,6 +12,7 @@ from tsostream.operators.tile import plan_tile
 from tsostream.run.chain import Lent, RateChain
 from tsostream.run.observer import Observer
 from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
+from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
 from tsostream.run.prepared import Prepared
 
@@ -53,7 +54,7 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
         Told the size of the store.
     """
     info = prepared.exposure.info
-    steps = split_steps(prepared.config, info, prepared.references)
+    steps = split_steps(prepared.config, info, prepared.references, prepared.ramp_templates)
     runs = [
         SegmentRun(segment, steps, pool, prepared.plan.workers, scratch=prepared.request.scratch)
         for segment in prepared.exposure.segments
@@ -62,6 +63,12 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     if on_disk:
         where = prepared.request.scratch or "the system's temporary folder"
         observer.message(f"parity: the slopes take {on_disk / 1e6:.0f} MB in {where} until the run ends")
+    spool = max((run.spool_bytes for run in runs), default=0)
+    if spool > SPOOL_BYTES:
+        where = prepared.request.scratch or "the system's temporary folder"
+        observer.message(
+            f"parity: the ramps of a segment take {spool / 1e6:.0f} MB in {where} while they are cleaned"
+        )
     stores = []
     began = time.perf_counter()
     for run in runs:

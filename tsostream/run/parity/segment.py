@@ -11,7 +11,7 @@ on the way, and where one does say something the windows are done again with it 
 
 from __future__ import annotations
 
-import mmap
+import logging
 import os
 import tempfile
 import threading
@@ -37,13 +37,18 @@ from tsostream.operators.jump_segment import (
     spread_seeds,
 )
 from tsostream.operators.likelihood import LIKELY_GROUPS, SegmentLikely
+from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
+from tsostream.run.parity.cleaning import clean_spool
+from tsostream.run.parity.spool import RampSpool, let_go, spool_bytes
 from tsostream.run.parity.steps import ESTIMATED, TABLES, ParitySteps, WindowSteps, bind_window
 from tsostream.run.parity.windows import Window, plan_windows
 
 __all__ = ["SegmentRun", "SegmentSlopes"]
+
+logger = logging.getLogger("tsostream")
 
 DNU = np.uint8(dq.DO_NOT_USE)
 JUMP = np.uint8(dq.JUMP_DET)
@@ -137,6 +142,8 @@ class SegmentRun:
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _tables: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _spool: RampSpool | None = field(default=None, repr=False)
+    _draft: bool = False
 
     @property
     def count(self) -> int:
@@ -148,6 +155,11 @@ class SegmentRun:
         """Size of the slopes' store."""
         info = self.steps.info
         return 20 * self.count * info.ny * info.nx
+
+    @property
+    def spool_bytes(self) -> int:
+        """Size of the ramps, where a step looks at whole frames behind the jump search; else 0."""
+        return 0 if self.steps.flicker is None else spool_bytes(self.steps.info, self.count)
 
     def run(self) -> SegmentSlopes:
         """Do it.
@@ -167,18 +179,46 @@ class SegmentRun:
             windows = plan_windows(n, info, self.steps.halo, self.window_bytes)
             method = self._method(descriptor, windows)
             planes, mean = self._store(), RatePlanes.empty(info.frame_shape)
-            known = _Known(np.zeros((n, info.ngroups), np.uint8), (0, info.ngroups))
-            for _ in range(3):
-                found = self._walk(descriptor, windows, method, known, planes, mean)
-                if found is None:
-                    break
-                known = found
+            if self.steps.flicker is not None:
+                self._clean(descriptor, windows, method, planes, mean)
+            self._settle(descriptor, windows, method, planes, mean)
         finally:
             os.close(descriptor)
+            self._spool = None
         self._after(RatePlanes(*(one[None] for one in mean.arrays())))
         return SegmentSlopes(
             self.segment.first, planes, mean, SegmentTimes(self.segment).rows(self.segment.first, n), method
         )
+
+    def _settle(
+        self, descriptor: int, windows: list[Window], method: Method, planes: RatePlanes, mean: RatePlanes
+    ) -> None:
+        """Walk through the windows until nothing is found out about whole planes that was not known."""
+        ngroups = self.steps.info.ngroups
+        known = _Known(np.zeros((self.count, ngroups), np.uint8), (0, ngroups))
+        for _ in range(3):
+            found = self._walk(descriptor, windows, method, known, planes, mean)
+            if found is None:
+                break
+            known = found
+
+    def _clean(
+        self, descriptor: int, windows: list[Window], method: Method, planes: RatePlanes, mean: RatePlanes
+    ) -> None:
+        """Clean the ramps after the jump search; what is background, draft slopes tell, with the fit's defaults."""
+        flicker = self.steps.flicker
+        if flicker is None:
+            return
+        self._spool = RampSpool.make(self.steps.info, self.count, self.scratch)
+        self._draft = True
+        self._settle(descriptor, windows, method, planes, mean)
+        self._draft, self._spool.complete = False, True
+        if not clean_spool(flicker, self._spool, planes, mean, self._each):
+            logger.warning(
+                "%s: clean_flicker_noise cannot find the noise; as with the official step the file is not cleaned",
+                self.segment.source_path,
+            )
+            self._spool = None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -358,10 +398,16 @@ class SegmentRun:
         for window in windows:
             bound = bind_window(self.steps, window, self.segment.first)
             held = self._hold(window, held)
-            self._calibrate(descriptor, window, bound, held)
-            living_planes(held.groupdq, DNU, usable, *window.core)
-            self._find_jumps(window, bound, held, method, known, spaces, clean)
-            if self.ramp is not None:
+            spooled = (window, held.data, held.groupdq, held.zero, bound.pixeldq)
+            if self._spool is not None and self._spool.complete:
+                self._spool.get(*spooled)
+            else:
+                self._calibrate(descriptor, window, bound, held)
+                living_planes(held.groupdq, DNU, usable, *window.core)
+                self._find_jumps(window, bound, held, method, known, spaces, clean)
+                if self._spool is not None:
+                    self._spool.put(*spooled)
+            if self.ramp is not None and not self._draft:
                 self.ramp(window, held.data, held.groupdq)
             self._fit(window, bound, held, known)
             living_planes(held.groupdq, DNU, fitted, *window.core)
@@ -371,9 +417,11 @@ class SegmentRun:
                 kept[:, rows, columns] = one[:, y0:y1, x0:x1]
             for kept, one in zip(mean.arrays(), held.mean.arrays(), strict=True):
                 kept[rows, columns] = one[y0:y1, x0:x1]
-            _let_go(planes)
+            for one in planes.arrays():
+                let_go(one)
         found = replace(known)
-        if method == "clip" and not known.reset.any():
+        searched = self._spool is None or not self._spool.complete
+        if method == "clip" and searched and not known.reset.any():
             # planes with nothing but jumps; those that DO_NOT_USE explains alone have no flag to take back
             found.reset = ((clean == 0) & (usable == 1)).astype(np.uint8)
         if info.is_miri and info.ngroups > 1:
@@ -439,7 +487,7 @@ class SegmentRun:
     def _fit(self, window: Window, bound: WindowSteps, held: _Held, known: _Known) -> None:
         place = (slice(window.top, window.bottom), slice(window.left, window.right))
         gain, read = (bound.references[name].arrays["SCI"] for name in ("gain", "readnoise"))
-        info, step = self.steps.info, self.steps.fit
+        info, step = self.steps.info, RampFit() if self._draft else self.steps.fit
         dark = np.ascontiguousarray(self.steps.dark[place])
         likely = step.algorithm == "LIKELY" and info.ngroups >= LIKELY_GROUPS
         fit: SegmentFit | SegmentLikely = (
@@ -447,7 +495,7 @@ class SegmentRun:
             if likely
             else SegmentFit(info, gain, read, dark, step.suppress_one_group, self.steps.loses_charge)
         )
-        for group in self.steps.fit.outside(self.steps.info.ngroups):
+        for group in step.outside(info.ngroups):
             held.groupdq[:, group] |= DNU
         y0, y1, x0, x1 = window.core
 
@@ -458,7 +506,8 @@ class SegmentRun:
             )
 
         self._each(work, range(y0, y1))
-        self._after(held.out)
+        if not self._draft:
+            self._after(held.out)
 
     def _after(self, planes: RatePlanes) -> None:
         """Take slopes through the steps behind the fit, in place."""
@@ -486,14 +535,6 @@ class SegmentRun:
                 for number in range(5)
             ]
         return RatePlanes(*maps)
-
-
-def _let_go(planes: RatePlanes) -> None:
-    """Give back the memory of a mapped store; the file keeps its pages."""
-    for one in planes.arrays():
-        mapping = getattr(one, "_mmap", None)
-        if mapping is not None:
-            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _used_groups(alive: np.ndarray) -> tuple[int, int]:

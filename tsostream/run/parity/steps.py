@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tsostream.errors import ConfigError, Problem
+from tsostream.files.masks import read_mask
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
+from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
+from tsostream.operators.flicker_segment import SegmentFlicker, bind_segment
 from tsostream.operators.jump import Jump
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
@@ -23,7 +27,7 @@ from tsostream.run.request import Request
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
 #: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
-UNSUPPORTED = ("emicorr", "clean_flicker_noise", "persistence", "picture_frame")
+UNSUPPORTED = ("emicorr", "persistence", "picture_frame")
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y, of groups and of zero frames
@@ -53,6 +57,8 @@ class ParitySteps:
         Ramp fit.
     after
         Steps on slopes, bound to whole frames.
+    flicker
+        Cleans the ramps between the jump search and the fit; None when it does not run.
     pixeldq : uint32 [y, x]
         Static DQ before the jump search.
     dark : float32 [y, x]
@@ -68,6 +74,7 @@ class ParitySteps:
     after: tuple[BoundRampStep, ...]
     pixeldq: np.ndarray
     dark: np.ndarray
+    flicker: SegmentFlicker | None = None
 
     @property
     def halo(self) -> int:
@@ -97,8 +104,20 @@ class ParitySteps:
         return list(self.bound[: names.index("refpix") + 1])
 
 
-def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Reference]) -> ParitySteps:
+def split_steps(
+    config: Config,
+    info: ExposureInfo,
+    references: Mapping[str, Reference],
+    templates: Mapping[str, Any] | None = None,
+) -> ParitySteps:
     """Bind the steps up to the slopes.
+
+    Parameters
+    ----------
+    config, info, references
+        The run.
+    templates
+        What steps are told of the exposure: ``slit``, ``user_mask``.
 
     Raises
     ------
@@ -121,13 +140,17 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
     before: list[Operator] = []
     bound: list[BoundRampStep] = []
     after: list[BoundRampStep] = []
-    jump, fit = None, RampFit()
+    jump, fit, flicker = None, RampFit(), None
     pixeldq = np.zeros(info.frame_shape, np.uint32)
     for operator in ramps:
         if isinstance(operator, Jump):
             jump = operator
         elif isinstance(operator, RampFit):
             fit = operator
+        elif isinstance(operator, CleanFlickerNoise):
+            wanted = _wanted(operator, references)
+            found = bind_segment(operator, Binding(info, wanted, pixeldq, templates or {}))
+            flicker = None if isinstance(found, str) else found
         else:
             step = operator.bind(
                 Binding(info, _wanted(operator, references), pixeldq, official_rounding=True)
@@ -146,11 +169,48 @@ def split_steps(config: Config, info: ExposureInfo, references: Mapping[str, Ref
     dark = np.zeros(info.frame_shape, np.float32)
     for step in bound:
         dark = step.templates.get("average_dark_current", dark)
-    return ParitySteps(info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark)
+    return ParitySteps(
+        info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark, flicker
+    )
+
+
+def user_mask(config: Config) -> dict[str, Any]:
+    """Read the mask that clean_flicker_noise is given, as the template ``user_mask``; empty without one.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    step = config.operator(CleanFlickerNoise.name)
+    path = getattr(step, "user_mask", None)
+    return {"user_mask": read_mask(path)} if path is not None and path.lower() != "none" else {}
+
+
+def check_scopes(config: Config) -> None:
+    """Refuse steps on ramps whose scope is the segment, outside of the parity scope.
+
+    Raises
+    ------
+    ConfigError
+        Names them.
+    """
+    wrong = [
+        one.name
+        for one in config.operators
+        if one.name in (*MIRI_RAMPS, *NIR_RAMPS) and getattr(one, "scope", "streaming") == "segment"
+    ]
+    if wrong:
+        what = f"{', '.join(wrong)}: scope segment looks at all integrations of a file"
+        raise ConfigError(Problem(what, todo="give --parity jwst, or leave the scope out", code="parameter"))
 
 
 def check_parity(
-    request: Request, config: Config, info: ExposureInfo, references: Mapping[str, Reference]
+    request: Request,
+    config: Config,
+    info: ExposureInfo,
+    references: Mapping[str, Reference],
+    templates: Mapping[str, Any],
 ) -> None:
     """Refuse what the parity scope does not do, before the run.
 
@@ -164,7 +224,7 @@ def check_parity(
     if request.save_steps or "ramp" in request.products:
         what = "--parity jwst makes rateints and rate, no --save-steps and no ramp product"
         raise ConfigError(Problem(what, todo="leave them out", code="parameter"))
-    split_steps(config, info, references)
+    split_steps(config, info, references, templates)
 
 
 def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:

@@ -41,6 +41,7 @@ from tsostream.testing.naive.statistics import (
     robust_stack,
     sort_columns,
 )
+from tsostream.testing.naive.waves import WAVE_TWINS
 
 __all__ = ["TWINS"]
 
@@ -50,6 +51,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     **CORRECTION_TWINS,
     **OUTLIER_TWINS,
     **SOSS_TWINS,
+    **WAVE_TWINS,
     "decode.decode_plane": decode_words,
     "decode.decode_samples": decode_words,
     "dq_init.flag_masked": flag_mask,

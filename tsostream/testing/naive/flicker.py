@@ -14,6 +14,7 @@ __all__ = [
     "clean_integration",
     "clip_background",
     "clip_statistics",
+    "mean_slopes",
     "median_lines",
     "order",
     "rising_scene",
@@ -67,7 +68,14 @@ def median_lines(image: np.ndarray, good: np.ndarray, *, along_x: bool, channels
 
 
 def clean_integration(
-    data: np.ndarray, groupdq: np.ndarray, scene: np.ndarray, *, level: bool, n_sigma: float, along_x: bool
+    data: np.ndarray,
+    groupdq: np.ndarray,
+    scene: np.ndarray,
+    *,
+    level: bool,
+    n_sigma: float,
+    along_x: bool,
+    flat: np.ndarray | None = None,
 ) -> np.ndarray:
     """Clean the groups of one integration one after the other.
 
@@ -85,10 +93,13 @@ def clean_integration(
         Second clip.
     along_x
         Direction of the lines.
+    flat : float32 [y, x]
+        Structure to divide by.
     """
+    flat = np.ones(scene.shape, np.float32) if flat is None else flat
     out = data.copy()
     for g in range(1, len(data)):
-        image = data[g] - data[g - 1]
+        image = (data[g] - data[g - 1]) / flat
         mask = scene & ((groupdq[g] & (dq.DO_NOT_USE | dq.JUMP_DET)) == 0) & ~np.isnan(image)
         lost = np.isnan(image)
         image[lost] = 0.0
@@ -102,7 +113,17 @@ def clean_integration(
                 mask = clip_background(image - background, mask, n_sigma, n_sigma, halved=True)
         cleaned = median_lines(image - background, mask, along_x=along_x, channels=1) + background
         cleaned[lost] = np.nan
-        out[g] = out[g - 1] + cleaned
+        out[g] = out[g - 1] + cleaned * flat
+    return out
+
+
+def mean_slopes(data: np.ndarray, groupdq: np.ndarray, tgroup: float) -> np.ndarray:
+    """Mean of the differences between groups without flags [DN/s]; NaN where there is none."""
+    out = np.full(data.shape[1:], np.nan)
+    for y, x in np.ndindex(out.shape):
+        good = [g for g in range(1, len(data)) if not groupdq[g - 1, y, x] and not groupdq[g, y, x]]
+        if good:
+            out[y, x] = np.mean([float(data[g, y, x]) - float(data[g - 1, y, x]) for g in good]) / tgroup
     return out
 
 
@@ -138,9 +159,14 @@ FLICKER_TWINS: dict[str, Callable[..., Any]] = {
     "ranks.half_width": clip_background,
     "ranks.middle_value": median_lines,
     "ranks.middle_of_lines": median_lines,
-    "clean_flicker_noise.clip_limits": clip_background,
-    "clean_flicker_noise._collect": clean_integration,
-    "clean_flicker_noise.clean_ramp": clean_integration,
+    "flicker.clip_limits": clip_background,
+    "flicker.difference": clean_integration,
+    "flicker._gather": clip_background,
+    "flicker._keep": clip_background,
+    "flicker.clip_image": clip_background,
+    "flicker.split_background": clean_integration,
+    "flicker.add_up": clean_integration,
+    "clean_flicker_noise.draft_slopes": mean_slopes,
     "clean_flicker_noise.scene_level": scene_ratio,
     "clean_flicker_noise.add_scene": rising_scene,
 }

@@ -1,0 +1,111 @@
+"""The ramps of a segment between the jump search and the fit, for steps that look at whole frames there.
+
+Windows come in with all integrations, integrations go out with whole frames, and the other way round: the place
+where a segment is transposed (design: a spool). Small ones stay in memory, others lie in an unnamed file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.run.parity.windows import Window
+
+__all__ = ["SPOOL_BYTES", "RampSpool", "let_go", "spool_bytes"]
+
+#: ramps of a segment up to this size stay in memory
+SPOOL_BYTES = 48 << 20
+
+
+def spool_bytes(info: ExposureInfo, count: int) -> int:
+    """Size of the ramps of ``count`` integrations, signal and flags [bytes]."""
+    planes = 5 * info.ngroups + (4 if info.zeroframe else 0)
+    return count * info.ny * info.nx * planes
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory of a mapped array; the file keeps its pages."""
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None:
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass
+class RampSpool:
+    """Ramps of all integrations of a segment.
+
+    Parameters
+    ----------
+    data : float32 [integration, group, y, x]
+        Signal [DN].
+    groupdq : uint8 [integration, group, y, x]
+        Flags.
+    zero : float32 [integration, y, x] or None
+        Zero frames.
+    pixeldq : uint32 [y, x]
+        What the integrations added to the static DQ plane.
+    complete
+        Whether all windows are in.
+    """
+
+    data: np.ndarray
+    groupdq: np.ndarray
+    zero: np.ndarray | None
+    pixeldq: np.ndarray
+    complete: bool = False
+
+    @classmethod
+    def make(cls, info: ExposureInfo, count: int, folder: Path | None) -> RampSpool:
+        """Make room for ``count`` integrations, in memory or in an unnamed file in ``folder``."""
+        shape = (count, info.ngroups, *info.frame_shape)
+        planes: list[tuple[tuple[int, ...], type]] = [(shape, np.float32), (shape, np.uint8)]
+        if info.zeroframe:
+            planes.append(((count, *info.frame_shape), np.float32))
+        total = spool_bytes(info, count)
+        if total <= SPOOL_BYTES:
+            arrays: list[np.ndarray] = [np.empty(*one) for one in planes]
+        else:
+            arrays, offset = [], 0
+            with tempfile.TemporaryFile(prefix="tsostream-", suffix=".ramps", dir=folder) as file:
+                file.truncate(total)
+                for place, kind in planes:
+                    arrays.append(np.memmap(file, kind, "r+", offset, place))
+                    offset += arrays[-1].nbytes
+        zero = arrays[2] if info.zeroframe else None
+        return cls(arrays[0], arrays[1], zero, np.zeros(info.frame_shape, np.uint32))
+
+    def put(
+        self, window: Window, data: np.ndarray, groupdq: np.ndarray, zero: np.ndarray | None, bits: np.ndarray
+    ) -> None:
+        """Take the pixels a window keeps."""
+        y0, y1, x0, x1 = window.core
+        rows, columns = window.slices
+        self.data[:, :, rows, columns] = data[:, :, y0:y1, x0:x1]
+        self.groupdq[:, :, rows, columns] = groupdq[:, :, y0:y1, x0:x1]
+        if self.zero is not None and zero is not None:
+            self.zero[:, rows, columns] = zero[:, y0:y1, x0:x1]
+        self.pixeldq[rows, columns] |= bits[y0:y1, x0:x1]
+        self.rest()
+
+    def get(
+        self, window: Window, data: np.ndarray, groupdq: np.ndarray, zero: np.ndarray | None, bits: np.ndarray
+    ) -> None:
+        """Give all pixels a window works on."""
+        place = (slice(window.top, window.bottom), slice(window.left, window.right))
+        data[...] = self.data[:, :, *place]
+        groupdq[...] = self.groupdq[:, :, *place]
+        if self.zero is not None and zero is not None:
+            zero[...] = self.zero[:, *place]
+        bits |= self.pixeldq[place]
+        self.rest()
+
+    def rest(self) -> None:
+        """Give back memory that the file can give again."""
+        for one in (self.data, self.groupdq, self.zero):
+            if one is not None:
+                let_go(one)

@@ -87,7 +87,7 @@ def test_rows_do_not_depend_on_workers_and_blocks(shared: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": ("clean_flicker_noise.skip=false",)}, r"--parity jwst does not do clean_flicker_noise"),
+        ({"settings": ("picture_frame.skip=false",)}, r"--parity jwst does not do picture_frame"),
         ({"save_steps": ("jump",)}, r"no --save-steps and no ramp product"),
     ],
 )

@@ -11,6 +11,7 @@ in it and told beside it, as is the part of a processor that the watchers take w
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -198,13 +199,17 @@ def _one_run(
 def _cost(cycles: Sequence[dict[str, tuple[float, float]]], state: str, place: int) -> tuple[float, float]:
     """How much more than nobody [%], and its standard error; cycles far off the others do not count."""
     nobody = ("alone",) if state == "again" else ("alone", "again")
-    costs = [cycle[state][place] / mean(cycle[name][place] for name in nobody) - 1 for cycle in cycles]
+    # logarithms: the mean of ratios is above one also where there is nothing but noise
+    costs = [
+        math.log(cycle[state][place]) - mean(math.log(cycle[name][place]) for name in nobody)
+        for cycle in cycles
+    ]
     if len(costs) < 3:
-        return 100 * mean(costs) if costs else 0.0, 0.0
+        return 100 * math.expm1(mean(costs)) if costs else 0.0, 0.0
     middle = median(costs)
     spread = 1.4826 * median(abs(one - middle) for one in costs) or 1e-9
     kept = [one for one in costs if abs(one - middle) < 4 * spread]
-    return 100 * mean(kept), 100 * stdev(kept) / len(kept) ** 0.5
+    return 100 * math.expm1(mean(kept)), 100 * stdev(kept) / len(kept) ** 0.5
 
 
 def measure(case: Case, scratch: Path, *, rounds: int) -> dict[str, Any]:

@@ -108,6 +108,23 @@ def test_meter():
     assert 60 < found < 150
 
 
+def test_no_time_left_is_told_while_kernels_are_compiled():
+    """A minute before the first integration says nothing about the others."""
+    now = [0.0]
+    meter = Meter(1e6, clock=lambda: now[0])
+    meter.begin("scout", 64)
+    now[0] = 60.0
+    meter.advance(1, None)
+    assert meter.speed() == "starting"
+    now[0] = 60.1
+    meter.advance(2, None)
+    assert meter.left == pytest.approx(6.2)
+    now[0] = 90.0  # a run that hangs has no speed
+    assert meter.rate < 0.1
+    meter.advance(64, None)
+    assert meter.speed().endswith("1:30" if meter.elapsed >= 90 else "30 s")
+
+
 def test_meter_survives_rows_without_flux():
     """NaN rows and missing integrations are not a scatter."""
     meter = Meter()

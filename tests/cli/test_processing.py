@@ -268,6 +268,9 @@ def test_a_signal_closes_the_output(spawn, arguments, tmp_path, number):
         stdout, stderr = run.communicate(timeout=60)
         assert run.returncode == 0, stderr
         assert f"resumed: {out} holds integrations up to {rows}" in stderr
+        assert f"done: 40 integrations, {rows} of them there before, the others in" in stderr
+        flags = package.open(out).table["n_jump"].to_numpy().sum()
+        assert (f"n_jump {flags}" in stderr) == bool(flags)
         assert package.open(out).status == "complete"
         assert package.open(out).table["integration"].to_pylist() == list(range(1, 41))
         run = spawn(*arguments, "--out", out, "--resume")

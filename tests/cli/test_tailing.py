@@ -19,6 +19,8 @@ from tsostream.cli.app import tsostream as command
 from tsostream.cli.terminal import View, draw_light_curve
 from tsostream.live.follow import Follower
 from tsostream.live.overview import Overview
+from tsostream.sinks import journal_path
+from tsostream.sinks.messages import read_header
 
 
 def test_json_is_one_object_per_row(cli, written):
@@ -96,6 +98,45 @@ def test_it_says_that_the_writer_died(spawn, arguments, tmp_path):
     assert tail.wait(timeout=60) == 1
     assert "died" in tail.stderr.read()
     assert len(rest.splitlines()) < 39
+
+
+def test_before_the_first_row(cli, spawn, arguments, tmp_path):
+    """While the scout is measured, and when the run was killed in it: there is a run, it only has no rows."""
+    out = tmp_path / "lc.arrow"
+    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.lend", seconds=60)
+    for line in run.stderr:
+        if line.startswith("scout: 0 of"):
+            break
+    assert journal_path(out).exists()
+    for given in (("inspect", out), ("export", out, "--to", "csv")):
+        result = cli(*given)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{out}: no rows yet: the run has started, its scout is measured; wait" in result.stderr
+    tail = spawn("tail", out, "--csv")
+    assert "no rows yet: the run has started" in tail.stderr.readline()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert tail.wait(timeout=60) == 1
+    assert tail.stderr.read() == f"tsostream: {out}: the run ended before its first row\n"
+    for given in (("inspect", out), ("export", out, "--to", "csv"), ("tail", out)):
+        result = cli(*given)
+        assert result.exit_code == 2
+        assert "no rows: the run ended before the first one; begin it again" in result.stderr
+    # what it left behind is no obstacle
+    assert cli(*arguments, "--out", out, "-q").exit_code == 0
+    assert "is not there; check the name, or give --wait" in cli("tail", tmp_path / "no.arrow").stderr
+
+
+def test_a_header_without_rows(cli, written, tmp_path):
+    """A run that stopped between the scout and its first row."""
+    out = tmp_path / "empty.arrow"
+    with written.open("rb") as file:
+        _, length = read_header(file.fileno(), written.stat().st_size)
+        out.write_bytes(file.read(length))
+    result = cli("export", out, "--to", "csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds no integration yet (growing); wait for the first rows" in result.stderr
+    assert "0 of 40" in cli("inspect", out).stdout
 
 
 def test_interrupted_by_the_watcher(spawn, written, tmp_path):

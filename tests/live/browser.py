@@ -84,6 +84,22 @@ class Browser:
             {"actions": [{"type": kind, "id": kind, "actions": steps, **more}]},
         )
 
+    def touch(self, *fingers: list[tuple[float, float]]) -> None:
+        """Put fingers down, move each along its places, and take them up again; all move at the same time."""
+        actions = []
+        for number, (first, *others) in enumerate(fingers):
+            steps: list[dict[str, Any]] = [
+                {"type": "pointerMove", "duration": 0, "x": first[0], "y": first[1]}
+            ]
+            steps += [{"type": "pointerDown", "button": 0}]
+            steps += [{"type": "pointerMove", "duration": 60, "x": x, "y": y} for x, y in others]
+            steps += [{"type": "pointerUp", "button": 0}]
+            parameters = {"pointerType": "touch"}
+            actions.append(
+                {"type": "pointer", "id": f"finger{number}", "parameters": parameters, "actions": steps}
+            )
+        self._send("POST", f"{self._session}/actions", {"actions": actions})
+
     def close(self) -> None:
         """End both programs."""
         with contextlib.suppress(OSError):

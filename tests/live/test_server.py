@@ -226,6 +226,50 @@ def test_in_a_browser(out, served, width):
         browser.close()
 
 
+@pytest.mark.skipif(not Browser.available(), reason="no chromium and chromedriver here")
+def test_fingers_pan_and_pinch(out, served):
+    """One finger moves a part of the run, two fingers zoom; what is under a finger stays there."""
+    address, _ = served
+    output = start(out, 2000)
+    for first in range(1, 2001, 250):
+        output.commit(*batches(first, 250))
+    output.finish("complete")
+    browser = Browser(width=390)
+    try:
+        browser.open(address)
+        browser.until("return series && series.rows === 2000")
+        left, top, wide = browser.run(
+            "const r = document.querySelector('#white .u-over').getBoundingClientRect();"
+            "return [r.left, r.top + r.height / 2, r.width]"
+        )
+        first, last = browser.run("return viewOf.span")
+        across = [(left + part * wide, top) for part in (0.3, 0.4, 0.5, 0.6, 0.7)]
+        # the whole run is in sight: there is nowhere to move
+        browser.touch(across)
+        assert browser.run("return viewOf.range") is None
+        # fingers at 0.4 and 0.6 of the width go to 0.2 and 0.8: a third as much is in sight, around the middle
+        thumb = [(left + part * wide, top) for part in (0.4, 0.3, 0.2)]
+        index = [(left + part * wide, top) for part in (0.6, 0.7, 0.8)]
+        browser.touch(thumb, index)
+        low, high = browser.run("return [viewOf.range.min, viewOf.range.max]")
+        assert high - low == pytest.approx((last - first) / 3, rel=0.05)
+        assert (low + high) / 2 == pytest.approx((first + last) / 2, abs=0.02 * (last - first))
+        # the page asks for that part; a finger's way to the right shows what was before
+        browser.until("return series.rows < 1300")
+        browser.touch(across)
+        moved = browser.run("return [viewOf.range.min, viewOf.range.max]")
+        assert moved[1] - moved[0] == pytest.approx(high - low, rel=1e-6)
+        assert low - moved[0] == pytest.approx(0.4 * (high - low), rel=0.05)
+        # and together again
+        browser.touch(thumb[::-1], index[::-1])
+        browser.until(
+            "return viewOf.range === null || viewOf.range.max - viewOf.range.min > 0.9 * viewOf.span[1]"
+        )
+        assert [text for text in browser.complaints() if "favicon" not in text] == []
+    finally:
+        browser.close()
+
+
 def _zoom(browser: Browser, *, narrow: bool) -> None:
     """Drag over a part of the light curve; on a small screen fingers move it, so press the button there."""
     if narrow:

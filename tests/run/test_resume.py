@@ -378,21 +378,51 @@ def test_a_dead_lock_is_no_obstacle_and_a_living_one_is(
     assert differences(out, whole) == []
 
 
+def mount(*arguments: str) -> bool:
+    """Whether the system did as it was told."""
+    if not shutil.which("mount") or os.geteuid() != 0:
+        return False
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """A file system of two megabytes."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = shutil.which("mount") and os.geteuid() == 0
-    if (
-        not mounted
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
-        ).returncode
-    ):
+    if not mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)):
         pytest.skip("a small file system cannot be mounted here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_file_system_that_is_read_only(
+    small_disk: Path, bots: SimulatedExposure, bots_rows: Path, tmp_path: Path
+) -> None:
+    """Refused before the scout, new or resumed; what is there stays, and writable again it goes on."""
+    out = small_disk / "lc.arrow"
+    wanted = stopped(bots, out)
+    before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
+    assert mount("-o", "remount,ro", str(small_disk))
+    for refused in (
+        replace(wanted, resume=True),
+        replace(wanted, overwrite=True),
+        request(bots, out.with_name("b")),
+    ):
+        with pytest.raises(
+            InputError, match="the directory cannot be written; choose another --out"
+        ) as caught:
+            prepare_all(refused)
+        assert caught.value.exit_code == 2
+    products = request(bots, tmp_path / "lc.arrow", products=("rateints",), products_dir=small_disk)
+    with pytest.raises(InputError, match="choose another --products-dir"):
+        prepare_all(products)
+    # who only reads is not concerned
+    assert open_output(out).status == "failed"
+    assert {path.name: path.read_bytes() for path in small_disk.iterdir()} == before
+    assert mount("-o", "remount,rw", str(small_disk))
+    again(wanted)
+    assert differences(out, bots_rows) == []
 
 
 def test_a_full_disk(small_disk: Path, simulated: Simulated, tmp_path: Path) -> None:

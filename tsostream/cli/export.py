@@ -31,9 +31,12 @@ _PATH = click.Path(path_type=Path)
     "--order",
     type=int,
     metavar="N",
-    help="Spectral order, for formats of one series [default: the first].",
+    help="Spectral order: the series of timeseries, lightkurve and eureka [default: the first], the rows of csv and "
+    "parquet [default: all].",
 )
-@grouped("What", "--aperture", type=int, default=0, metavar="N", help="Aperture [default: 0].")
+@grouped(
+    "What", "--aperture", type=int, metavar="N", help="Aperture, likewise [default: 0; csv, parquet: all]."
+)
 @grouped("What", "--table", type=click.Choice(("light_curve", "spectra", "bins")), default="light_curve",
          metavar="TABLE", help="light_curve, spectra or bins, for csv and parquet [default: light_curve].")  # fmt: skip
 @grouped(
@@ -44,7 +47,7 @@ def export_command(
     light_curve: Path,
     format_: str,
     order: int | None,
-    aperture: int,
+    aperture: int | None,
     table: str,
     out: Path | None,
     overwrite: bool,

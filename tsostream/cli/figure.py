@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tsostream.cli.truth import Comparison
+from tsostream.live.figures import noise
 from tsostream.sinks import LightCurve
 
 __all__ = ["save_figure"]
@@ -58,12 +59,16 @@ def save_figure(path: Path, lc: LightCurve, comparison: Comparison, title: str) 
         FigureCanvasAgg(figure)
         axes = figure.subplots(4, 1, sharex=True, height_ratios=(3.0, 1.2, 2.6, 1.3))
         _light_curve(axes[0], comparison)
-        _residuals(axes[1], comparison)
+        rows = lc.table.column("flux").to_numpy(), lc.table.column("flux_err").to_numpy()
+        _residuals(axes[1], comparison, rows)
         _spectra(figure, axes[2], lc, comparison)
         _position(axes[3], lc, comparison)
         axes[0].set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
         axes[-1].set_xlabel("minutes from mid-transit")
-        axes[0].set_xlim(comparison.minutes.min(), comparison.minutes.max())
+        minutes = comparison.minutes
+        margin = 0.5 * float(np.median(np.diff(minutes))) if len(minutes) > 1 else 0.5
+        # half an integration further than the pictures of the spectra, so that no point is cut
+        axes[0].set_xlim(minutes.min() - 2 * margin, minutes.max() + 2 * margin)
         figure.align_ylabels(axes)
         figure.savefig(path)
 
@@ -97,7 +102,8 @@ def _light_curve(axes: Any, comparison: Comparison) -> None:
     axes.legend(loc="lower left", frameon=False)
 
 
-def _residuals(axes: Any, comparison: Comparison) -> None:
+def _residuals(axes: Any, comparison: Comparison, rows: tuple[np.ndarray, np.ndarray]) -> None:
+    """Draw measured minus injected; the scatter is that of the rows [flux, error], as everywhere."""
     residuals = comparison.residuals
     axes.axhline(0.0, color=_MODEL, lw=1.2, zorder=1)
     axes.errorbar(
@@ -114,12 +120,11 @@ def _residuals(axes: Any, comparison: Comparison) -> None:
         zorder=2,
     )
     axes.set_ylabel("residual [ppm]")
-    scatter = 1.4826 * np.nanmedian(np.abs(residuals - np.nanmedian(residuals)))
-    own = 1e6 * float(np.nanmedian(comparison.error))
+    scatter, own = noise(*rows)
     axes.text(
         0.995,
         0.97,
-        f"scatter {scatter:.0f} ppm, own errors {own:.0f} ppm",
+        f"scatter {scatter:.0f} ppm from point to point, own errors {own:.0f} ppm",
         transform=axes.transAxes,
         ha="right",
         va="top",

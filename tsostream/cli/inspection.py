@@ -57,7 +57,7 @@ def inspect_command(
 
     with logging_to(log_file, log_level):
         console = make_console(stderr=False)
-        written = [name for name in inputs if _is_arrow(Path(name))]
+        written = [name for name in inputs if _is_output(Path(name))]
         for name in written:
             from tsostream.cli.written import print_output
 
@@ -67,7 +67,12 @@ def inspect_command(
             _inspect(console, make_request(others, None, **chosen), save_config)
 
 
-def _is_arrow(path: Path) -> bool:
+def _is_output(path: Path) -> bool:
+    """Whether a file is an Arrow file, or the output of a run that has no rows yet."""
+    from tsostream.sinks.output import journal_path
+
+    if not path.exists() and journal_path(path).exists():
+        return True
     try:
         with path.open("rb") as file:
             return file.read(6) == b"ARROW1"

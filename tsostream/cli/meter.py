@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from tsostream.live.figures import COUNTS, LOOK_BACK, duration, p2p_ppm
+from tsostream.live.figures import COUNTS, LOOK_BACK, duration, noise
 from tsostream.records import RowPair
 
 __all__ = ["Meter", "peak_bytes"]
@@ -82,20 +82,29 @@ class Meter:
         self._recent.extend(zip(flux.tolist(), error.tolist(), strict=True))
 
     @property
+    def resumed(self) -> int:
+        """Integrations that an earlier session had written."""
+        return self._base
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the stage began."""
         return self._clock() - self._began
 
     @property
     def rate(self) -> float:
-        """Integrations per second lately; NaN before anything is done."""
-        if not self._marks or self.done == 0:
+        """Integrations per second lately; NaN before it is known.
+
+        What passes before a stage shows anything (kernels are compiled) says nothing about how long the rest takes.
+        """
+        if not self._marks or self.done == self._base:
             return math.nan
-        then, done = self._marks[0]
-        now = self._marks[-1][0]
-        if now - then < 0.5 * min(_WINDOW, self.elapsed) or self.done == done:
-            then, done, now = self._began, self._base, self._clock()
-        return (self.done - done) / (now - then) if now > then else math.nan
+        (then, before), (now, done) = self._marks[0], self._marks[-1]
+        if self.done >= self.total:
+            then, before, now, done = self._began, self._base, now, self.done
+        elif (silent := self._clock()) - now > _WINDOW:
+            now = silent
+        return (done - before) / (now - then) if now > then else math.nan
 
     @property
     def left(self) -> float:
@@ -106,16 +115,8 @@ class Meter:
     @property
     def scatter(self) -> tuple[float, float]:
         """Point-to-point scatter of the latest rows, and their own median error [ppm]."""
-        flux, error = (
-            (np.array(column) for column in zip(*self._recent, strict=True))
-            if self._recent
-            else (np.empty(0),) * 2
-        )
-        if not np.isfinite(flux).any():
-            return math.nan, math.nan
-        middle = float(np.nanmedian(flux))
-        own = float(np.median(error[np.isfinite(error)])) if np.isfinite(error).any() else math.nan
-        return p2p_ppm(flux), 1e6 * own / middle if middle > 0 else math.nan
+        rows = np.array(self._recent).reshape(-1, 2)
+        return noise(rows[:, 0], rows[:, 1])
 
     def speed(self) -> str:
         """Integrations and megabytes per second, time left."""

@@ -181,6 +181,7 @@ def _run_together(
 ) -> list[Result]:
     """Run detectors whose segments still arrive side by side; empty when interrupted."""
     from tsostream.cli.meter import Meter
+    from tsostream.cli.summary import how_far, summarise
     from tsostream.cli.watching import Lines, Watcher
     from tsostream.run.api import run_together
     from tsostream.run.stream import run_exposure
@@ -211,6 +212,7 @@ def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, 
     """Run one exposure; None when it was interrupted."""
     from tsostream.cli.meter import Meter
     from tsostream.cli.report import memory_text
+    from tsostream.cli.summary import how_far, log_counts, summarise
     from tsostream.cli.watching import make_watcher
     from tsostream.errors import TsoStreamError
     from tsostream.run.stream import run_exposure
@@ -235,54 +237,7 @@ def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, 
         raise
     summary = summarise(result, watcher)
     logger.info("%s", summary)
-    log_counts(result, watcher)
+    log_counts(result)
     if not quiet:
         console.print(summary, soft_wrap=not console.is_terminal)
     return result
-
-
-def how_far(prepared: Prepared, watcher: Watcher) -> str:
-    """Say what there is after a run that did not reach its end."""
-    meter, exposure = watcher.meter, prepared.exposure
-    if meter.stage != "stream":
-        return "nothing was written yet"
-    total = exposure.last - exposure.first + 1
-    if meter.rows == 0:
-        return f"{prepared.out} holds no rows yet"
-    return (
-        f"{prepared.out} holds {meter.rows} of {total} integrations, readable as they are; "
-        "the same command with --resume goes on"
-    )
-
-
-def summarise(result: Result, watcher: Watcher) -> str:
-    """Say in one line how a run went."""
-    from tsostream.cli.meter import peak_bytes
-    from tsostream.live.figures import duration
-
-    meter = watcher.meter
-    seconds = result.seconds.get("stream", 0.0)
-    parts = [f"{result.integrations} integrations in {duration(sum(result.seconds.values()))}"]
-    if seconds > 0:
-        rate = result.integrations / seconds
-        parts.append(f"{rate:.0f}/s, {rate * meter.bytes_per_integration / 1e6:.0f} MB/s")
-    parts.append(meter.quality())
-    found = [f"{name} {count}" for name, count in meter.counts.items() if count]
-    parts.append(" ".join(found))
-    peak = peak_bytes()
-    parts.append(f"peak memory {peak / 1e6:.0f} MB" if peak else "")
-    return "done: " + "; ".join(part for part in parts if part)
-
-
-def log_counts(result: Result, watcher: Watcher) -> None:
-    """Log what the steps found and how long they took."""
-    counts = ", ".join(f"{name}={count}" for name, count in watcher.meter.counts.items())
-    logger.info("counts in the source aperture, all rows: %s", counts)
-    facts = {
-        name: result.metadata.get(name, 0)
-        for name in ("missing_integrations", "rows_without_flux", "time_flags_seen")
-    }
-    logger.info(
-        "rows: %d; %s", result.integrations, ", ".join(f"{name}={value}" for name, value in facts.items())
-    )
-    logger.info("seconds: %s", ", ".join(f"{name} {value:.2f}" for name, value in result.seconds.items()))

@@ -77,11 +77,9 @@ def tail(
 
     path = path.expanduser()
     if not wait and not path.exists():
-        from tsostream.errors import InputError, Problem
-
-        raise InputError(Problem("is not there", str(path), "check the name, or give --wait", "missing"))
+        _check_begun(path)
     step_back()
-    follower = Follower(path)
+    follower = Follower(path, patient=wait)
     if style is None and sys.stdout.isatty():
         from tsostream.cli.terminal import watch
 
@@ -89,10 +87,32 @@ def tail(
     else:
         _print_rows(follower, make_writer(style or "plain"), rows, interval)
     sentence, code = SENTENCES[follower.state]
+    if follower.schema is None:
+        sentence = "the run ended before its first row"
     if follower.error and code:
         sentence += f" ({follower.error})"
     click.echo(f"tsostream: {path}: {sentence}", err=True)
     ctx.exit(code)
+
+
+def _check_begun(path: Path) -> None:
+    """Go on where a run has started and has no rows yet.
+
+    Raises
+    ------
+    InputError
+        There is no such run, or it ended before its first row.
+    """
+    from dataclasses import replace
+
+    from tsostream.errors import InputError
+    from tsostream.sinks import is_being_written, journal_path, missing_output
+
+    if is_being_written(journal_path(path)):
+        click.echo(f"tsostream: {path}: no rows yet: the run has started, its scout is measured", err=True)
+    elif not path.exists():
+        problem = missing_output(path)
+        raise InputError(replace(problem, todo=f"{problem.todo}, or give --wait"))
 
 
 def _print_rows(follower: Follower, writer: Writer, rows: int | None, interval: float) -> None:

@@ -91,7 +91,8 @@ class View:
         """Draw everything to fit a terminal of this size."""
         follower = self.follower
         if follower.state == "waiting":
-            return Text(f"{follower.path}: waiting for the run to begin", style="dim")
+            what = "no rows yet, the scout is measured" if follower.begun else "waiting for the run to begin"
+            return Text(f"{follower.path}: {what}", style="dim")
         plot = draw_light_curve(self._curve, max(20, min(width, 160) - 14), max(4, min(24, height - 8)))
         lines = Text("\n".join(plot), no_wrap=True)
         return Group(self._headline(), lines, self._progress(), self._facts(), self._flags())

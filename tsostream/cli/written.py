@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsostream.cli.report import emit, facts_table
-from tsostream.live.figures import COUNTS, p2p_ppm
+from tsostream.live.figures import COUNTS, noise
 from tsostream.records.quality import QUALITY_BITS
 from tsostream.sinks import open_output
 
@@ -67,10 +67,10 @@ def _flux_text(lc: Any) -> str:
     flux, error = lc.table.column("flux").to_numpy(), lc.table.column("flux_err").to_numpy()
     if not np.isfinite(flux).any():
         return "none"
+    scatter, own = noise(flux, error)
     middle = float(np.nanmedian(flux))
-    own = 1e6 * float(np.nanmedian(error)) / middle if middle > 0 else float("nan")
     level = f"median {middle:.6g} {lc.units().get('flux', '')}"
-    return f"{level}, scatter {p2p_ppm(flux):.0f} ppm (own errors {own:.0f})"
+    return f"{level}, scatter {scatter:.0f} ppm (own errors {own:.0f})"
 
 
 def _quality_text(quality: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["COUNTS", "LOOK_BACK", "Figures", "duration", "main_rows", "p2p_ppm"]
+__all__ = ["COUNTS", "LOOK_BACK", "Figures", "duration", "main_rows", "noise", "p2p_ppm"]
 
 #: columns whose sums are reported
 COUNTS: Final = ("n_jump", "n_saturated", "n_outlier", "n_bad")
@@ -37,6 +37,22 @@ def p2p_ppm(flux: np.ndarray) -> float:
     spread = 1.4826 * np.median(np.abs(step - np.median(step))) / math.sqrt(2)
     middle = float(np.median(flux))
     return float(1e6 * spread / middle) if middle > 0 else math.nan
+
+
+def noise(flux: np.ndarray, error: np.ndarray) -> tuple[float, float]:
+    """Point-to-point scatter of a light curve, and what its own errors (photon and read noise) expect [ppm].
+
+    Parameters
+    ----------
+    flux, error
+        In the same unit [row]; NaN where nothing is known.
+    """
+    known = flux[np.isfinite(flux)]
+    if not len(known):
+        return math.nan, math.nan
+    middle, errors = float(np.median(known)), error[np.isfinite(error)]
+    own = float(np.median(errors)) if len(errors) else math.nan
+    return p2p_ppm(flux), 1e6 * own / middle if middle > 0 else math.nan
 
 
 def duration(seconds: float) -> str:
@@ -125,11 +141,4 @@ class Figures:
     @property
     def scatter(self) -> tuple[float, float]:
         """Point-to-point scatter of the latest rows, and what their own errors (photon and read noise) expect [ppm]."""
-        flux, error = np.array(self._flux), np.array(self._error)
-        good = np.isfinite(flux)
-        if not good.any():
-            return math.nan, math.nan
-        middle = float(np.median(flux[good]))
-        known = error[np.isfinite(error)]
-        own = float(np.median(known)) if len(known) else math.nan
-        return p2p_ppm(flux), 1e6 * own / middle if middle > 0 else math.nan
+        return noise(np.array(self._flux), np.array(self._error))

@@ -34,12 +34,16 @@ class Follower:
         The light curve; it need not be there yet.
     after_integration
         Rows up to this integration are left out.
+    patient
+        Whether to wait for a run that has not begun; else it counts as one that died before its first row.
 
     Attributes
     ----------
     state
-        ``waiting`` (no file yet), ``growing``, ``complete``, ``interrupted``, ``failed``, or ``died``: the file has no
+        ``waiting`` (no rows yet), ``growing``, ``complete``, ``interrupted``, ``failed``, or ``died``: the file has no
         end, and nobody writes it. A run that is taken up again makes it ``growing`` again.
+    begun
+        While it waits: whether the run has started, and measures its scout.
     metadata
         What the file says about the run; empty before it is there.
     runs
@@ -51,11 +55,14 @@ class Follower:
         path: str | os.PathLike[str],
         *,
         after_integration: int = 0,
+        patient: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.path = Path(path)
         self.state: State = "waiting"
+        self.begun = False
         self.metadata: dict[str, Any] = {}
+        self._patient = patient
         self._tail = Tail(self.path, after_integration=after_integration)
         self._clock = clock
         self._looked = -1e9
@@ -99,8 +106,7 @@ class Follower:
             self.state = "growing"
             return found
         if self._tail.schema is None:
-            self.state = "waiting"
-            return []
+            return self._wait(max_batches)
         if not self._tail.finished and self._clock() - self._looked < _LOOK and self.state == "growing":
             return []
         self._looked = self._clock()
@@ -113,6 +119,21 @@ class Follower:
         if found:
             return found
         self.state = self._ended() if self._tail.finished else "died"
+        return []
+
+    def _wait(self, max_batches: int | None) -> list[pa.RecordBatch]:
+        """Look whether a run without a file has started."""
+        self.state = "waiting"
+        if self._clock() - self._looked < _LOOK:
+            return []
+        self._looked = self._clock()
+        self.begun = is_being_written(journal_path(self.path))
+        if not self.begun and not self._patient:
+            # a short run may have begun and ended between our read and our look
+            found = self._read(max_batches)
+            if not found and self._tail.schema is None:
+                self.state = "died"
+            return found
         return []
 
     def _read(self, max_batches: int | None) -> list[pa.RecordBatch]:

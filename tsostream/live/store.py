@@ -116,6 +116,7 @@ class Store:
         return {
             "state": follower.state,
             "error": follower.error,
+            "begun": follower.begun,
             "run": self._runs,
             "rows": figures.rows,
             "spectra": max((one.rows for one in self.pictures.values()), default=0),

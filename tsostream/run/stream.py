@@ -69,7 +69,10 @@ __all__ = ["ready_to_stream", "run_exposure", "stream_batches"]
 logger = logging.getLogger("tsostream")
 
 MEASURING = ("extract_1d", "tso_photometry")
-COMPILING = "compiling kernels, which takes up to a minute, once for this version and kind of exposure"
+COMPILING = (
+    "compiling kernels, once for this version and kind of exposure: a quarter of a minute on an idle machine, minutes "
+    "on a busy one"
+)
 
 
 def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observer) -> Ready:

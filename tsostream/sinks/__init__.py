@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsostream.sinks.arrow_file import Extent, GrowingFile
 from tsostream.sinks.journal import Entry, Journal, is_being_written, last_valid, read_journal
 from tsostream.sinks.output import TABLES, Output, bins_path, journal_path, spectra_path, table_path
-from tsostream.sinks.reading import Bins, LightCurve, Spectra, open_output
+from tsostream.sinks.reading import Bins, LightCurve, Spectra, missing_output, open_output
 from tsostream.sinks.sameness import compare_run, run_differences
 from tsostream.sinks.tail import Tail
 
@@ -25,6 +25,7 @@ __all__ = [
     "is_being_written",
     "journal_path",
     "last_valid",
+    "missing_output",
     "open_output",
     "read_journal",
     "run_differences",

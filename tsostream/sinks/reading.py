@@ -17,7 +17,7 @@ from tsostream.errors import InputError, Problem
 from tsostream.records.metadata import decode_metadata, merge_metadata
 from tsostream.records.schema import KEY_COLUMNS
 from tsostream.sinks.export import Exports
-from tsostream.sinks.journal import read_journal
+from tsostream.sinks.journal import is_being_written, read_journal
 from tsostream.sinks.messages import (
     ARROW_ERRORS,
     MAGIC,
@@ -33,7 +33,7 @@ from tsostream.sinks.output import BINS, LIGHT_CURVE, SPECTRA, TABLES, journal_p
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Bins", "LightCurve", "OutputFile", "ReadStatus", "Spectra", "open_output"]
+__all__ = ["Bins", "LightCurve", "OutputFile", "ReadStatus", "Spectra", "missing_output", "open_output"]
 
 ReadStatus = Literal["complete", "interrupted", "failed", "growing"]
 
@@ -296,6 +296,21 @@ def open_output(path: str | os.PathLike[str]) -> LightCurve:
     return LightCurve(path)
 
 
+def missing_output(path: str | os.PathLike[str]) -> Problem:
+    """Say why an output is not there: no run has that name, or its run has made no row yet."""
+    journal = journal_path(path)
+    if is_being_written(journal):
+        what, todo = (
+            "no rows yet: the run has started, its scout is measured",
+            "wait for the first row (tail --wait)",
+        )
+    elif journal.exists():
+        what, todo = "no rows: the run ended before the first one", "begin it again"
+    else:
+        return Problem("is not there", str(path), "check the name", "missing")
+    return Problem(what, str(path), todo, "no_rows")
+
+
 class _Opened:
     """A file for reading, with its size; every way of failing is an `InputError` that says which."""
 
@@ -309,7 +324,7 @@ class _Opened:
         try:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise InputError(Problem("is not there", str(self._path), "check the name", "missing")) from error
+            raise InputError(missing_output(self._path)) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(

@@ -256,7 +256,8 @@ function showStatus() {
   element("subtitle").textContent = [exposure.exp_type, exposure.detector, exposure.filter, exposure.pupil, exposure.grating, exposure.subarray, status.file]
     .filter((part) => part && part !== "N/A").join(" · ");
   const state = element("state");
-  state.textContent = status.state + (status.error ? `: ${status.error}` : "");
+  const waiting = status.begun ? "waiting: the run has started, its scout is measured" : "waiting for the run to begin";
+  state.textContent = (status.state === "waiting" ? waiting : status.state) + (status.error ? `: ${status.error}` : "");
   state.className = `pill ${status.state}`;
   element("bar").style.width = `${status.total ? 100 * status.rows / status.total : 0}%`;
   const ppm = (value) => (value == null ? "–" : `${value.toFixed(0)} ppm`);

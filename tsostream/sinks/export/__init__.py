@@ -49,7 +49,7 @@ def export(
     path: Path | None = None,
     *,
     order: int | None = None,
-    aperture: int = 0,
+    aperture: int | None = None,
     table: str = "light_curve",
     overwrite: bool = False,
 ) -> Path:
@@ -64,9 +64,10 @@ def export(
     path
         Where; by default beside the light curve.
     order
-        Spectral order, for formats that hold one series; by default the first.
+        Spectral order: of formats that hold one series, by default the first; of CSV and Parquet the rows to write, by
+        default all. The official tables hold all orders.
     aperture
-        Aperture, likewise.
+        Aperture; by default 0, of CSV and Parquet all.
     table
         ``light_curve``, ``spectra`` or ``bins``, for CSV and Parquet.
     overwrite
@@ -100,14 +101,19 @@ def export(
     if format in ("whtlt", "phot", "x1dints"):
         from tsostream.sinks.export.official import write_product
 
-        write_product(source, format, path, aperture=aperture, overwrite=overwrite)
+        if order is not None:
+            what = f"{format} holds all orders"
+            raise ConfigError(Problem(what, "--order", "leave it out, or take another format", "parameter"))
+        write_product(source, format, path, aperture=aperture or 0, overwrite=overwrite)
         return path
     from tsostream.sinks.export import plain
 
     if format in ("csv", "parquet"):
-        (plain.write_csv if format == "csv" else plain.write_parquet)(source, path, table)
+        (plain.write_csv if format == "csv" else plain.write_parquet)(
+            source, path, table, order=order, aperture=aperture
+        )
         return path
-    key = source.check(order, aperture)
+    key = source.check(order, aperture or 0)
     if format == "timeseries":
         plain.write_timeseries(source, path, key)
     elif format == "lightkurve":

@@ -77,7 +77,43 @@ def _table(source: Source, name: str) -> Any:
     return table
 
 
-def write_csv(source: Source, path: Path, table: str = "light_curve") -> None:
+def _rows(
+    source: Source, table: str, order: int | None, aperture: int | None
+) -> tuple[Any, Iterator[pa.RecordBatch]]:
+    """Give a table and its batches, of an order and aperture only where they are told.
+
+    Raises
+    ------
+    InputError
+        There is no such table, order or aperture.
+    """
+    rows = _table(source, table)
+    wanted = {"order": order, "aperture": aperture}
+    if not any(
+        all(given in (None, own) for given, own in zip(wanted.values(), key, strict=True))
+        for key in source.keys
+    ):
+        source.check(order, aperture or 0)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in rows.batches():
+            mask = np.ones(batch.num_rows, dtype=bool)
+            for name, value in wanted.items():
+                if value is not None:
+                    mask &= batch.column(name).to_numpy() == value
+            yield batch if mask.all() else batch.filter(pa.array(mask))
+
+    return rows, batches()
+
+
+def write_csv(
+    source: Source,
+    path: Path,
+    table: str = "light_curve",
+    *,
+    order: int | None = None,
+    aperture: int | None = None,
+) -> None:
     """Write the rows as comma-separated text; lists become one column per element (``flux_0, flux_1, …``).
 
     Parameters
@@ -88,19 +124,21 @@ def write_csv(source: Source, path: Path, table: str = "light_curve") -> None:
         Where.
     table
         ``light_curve``, ``spectra`` or ``bins``.
+    order, aperture
+        Only the rows of these.
 
     Raises
     ------
     InputError, SinkError
-        There is no such table; it cannot be written.
+        There is no such table, order or aperture; it cannot be written.
     """
     from pyarrow import csv
 
-    rows = _table(source, table)
+    rows, batches = _rows(source, table, order, aperture)
     with beside(path) as temporary:
         schema = _flat(pa.RecordBatch.from_pylist([], schema=rows.schema)).schema
         with csv.CSVWriter(temporary, schema) as writer:
-            for batch in rows.batches():
+            for batch in batches:
                 writer.write_batch(_flat(batch))
 
 
@@ -119,26 +157,33 @@ def _flat(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-def write_parquet(source: Source, path: Path, table: str = "light_curve") -> None:
+def write_parquet(
+    source: Source,
+    path: Path,
+    table: str = "light_curve",
+    *,
+    order: int | None = None,
+    aperture: int | None = None,
+) -> None:
     """Write the rows as Parquet; units, descriptions and metadata of the output go with them.
 
     Parameters
     ----------
-    source, path, table
+    source, path, table, order, aperture
         As for `write_csv`.
 
     Raises
     ------
     InputError, SinkError
-        There is no such table; it cannot be written.
+        There is no such table, order or aperture; it cannot be written.
     """
     from pyarrow import parquet
 
-    rows = _table(source, table)
+    rows, batches = _rows(source, table, order, aperture)
     text = json.dumps(rows.metadata, default=str)
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), b"tsostream_export": text.encode()})
     with beside(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for batch in rows.batches():
+        for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Coupling", "Numbered", "PerIntegration", "Template", "Window"]
+__all__ = ["Coupling", "Lasting", "Numbered", "PerIntegration", "Template", "Window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,19 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """The integration itself, and what samples of earlier ones caused for a fixed time.
+
+    Parameters
+    ----------
+    seconds
+        How long a sample has an effect [s].
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """A frozen statistic of the run, made by the scout before the first row.
 
@@ -56,4 +69,4 @@ class Template:
     what: tuple[str, ...]
 
 
-Coupling = PerIntegration | Numbered | Window | Template
+Coupling = PerIntegration | Numbered | Window | Lasting | Template

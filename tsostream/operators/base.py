@@ -35,6 +35,7 @@ __all__ = [
     "BoundStep",
     "BoundWindowStep",
     "Frames",
+    "Memory",
     "Operator",
     "RowPass",
     "build_operator",
@@ -136,6 +137,37 @@ class BoundStep(Protocol):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a step on ramps knows of earlier integrations: one plane, carried from integration to integration.
+
+    What an integration leaves depends on its saturated samples alone, so it can be found ahead of the other steps, and
+    blocks need not wait for each other. Joining is exact (a maximum, a replacement): what is carried does not depend
+    on where a run began, if it began ``before`` integrations earlier.
+
+    Parameters
+    ----------
+    plane
+        Name of the scratch array [integration, y, x] in which the step finds what earlier integrations left; zeros
+        for the first.
+    dtype
+        Of the plane.
+    before
+        How many integrations back it can reach.
+    trace
+        ``trace(tile, planes)`` writes what each integration of a tile leaves, from its flags as the steps up to
+        saturation leave them; it may change the flags as the step will.
+    join
+        ``join(state, plane)`` adds an integration to what is carried, in place.
+    """
+
+    plane: str
+    dtype: Any
+    before: int
+    trace: Callable[[Tile, np.ndarray], None]
+    join: Callable[[np.ndarray, np.ndarray], None]
+
+
+@dataclass(frozen=True)
 class BoundRampStep:
     """A bound step on ramps, as row passes.
 
@@ -156,6 +188,8 @@ class BoundRampStep:
         ``ramp``, or ``rate`` for the step that fits the ramps and those after it.
     templates
         What later steps are told beside the scout's products (``average_dark_current``).
+    memory
+        What the step knows of earlier integrations; None for nothing.
     """
 
     name: str
@@ -165,6 +199,7 @@ class BoundRampStep:
     skipped: str = ""
     produces: str = "ramp"
     templates: Mapping[str, Any] = field(default_factory=dict)
+    memory: Memory | None = None
 
     def push(self, block: Ramp) -> list[Ramp] | list[Rate]:
         """Run the step alone on decoded ramps; arrays are changed in place."""

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.integration.coupling import Coupling, PerIntegration, Window
+from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.operators.base import Binding, BoundRampStep, Memory, Operator, RowPass, reference_array
 from tsostream.operators.jit import kernel
+from tsostream.operators.jump_events import EventRules, event_scratch, flag_cores, flag_events, grow_cores
 from tsostream.operators.jump_marks import median_of
 from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_bracket, screen_span
 from tsostream.operators.sorting import short_median
@@ -30,6 +33,8 @@ __all__ = ["Jump", "find_jumps", "flag_after_jumps", "flag_neighbours"]
 
 JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
+#: scratch planes: where the cores of snowballs are, and where those of the integration before were
+OWN, CARRIED = "jump.cores", "jump.cores_before"
 #: pixels that are screened side by side
 LANES = 128
 #: so few suspects among neighbouring pixels are not worth counting for
@@ -322,6 +327,19 @@ class Jump(Operator):
     minimum_sigclip_groups
         With ``--parity jwst``: segments of at least this many integrations compare each difference with the same
         one of all other integrations. Without effect otherwise: no other integration is looked at.
+    expand_large_events
+        Grow snowballs: large regions of jumps about newly saturated pixels.
+    min_sat_area, min_jump_area
+        Least area of a saturated core, and of the jumps around it [px].
+    expand_factor, max_extended_radius
+        How much snowballs grow; half the longest axis that anything grows to [px].
+    sat_required_snowball, edge_size
+        Whether a snowball needs a saturated core in this group or the next; not so near to the edge [px], where the
+        core may lie outside. With the rows of most subarrays, everything is near the edge.
+    min_sat_radius_extend, sat_expand
+        Cores with a longer minor axis grow by so much [px], from the group of the hit on.
+    mask_snowball_core_next_int, snowball_time_masked_next_int
+        Flag where such a core was in the next integration, too, for so long [s].
     """
 
     name: ClassVar[str] = "jump"
@@ -339,6 +357,39 @@ class Jump(Operator):
     after_jump_flag_time2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     min_diffs_single_pass: Annotated[int, msgspec.Meta(ge=2)] = 10
     minimum_sigclip_groups: Annotated[int, msgspec.Meta(ge=1)] = 100
+    expand_large_events: bool = False
+    min_sat_area: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    min_jump_area: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+    expand_factor: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    sat_required_snowball: bool = True
+    min_sat_radius_extend: Annotated[float, msgspec.Meta(ge=0)] = 2.5
+    sat_expand: Annotated[int, msgspec.Meta(ge=0)] = 2
+    edge_size: Annotated[int, msgspec.Meta(ge=0)] = 25
+    mask_snowball_core_next_int: bool = True
+    snowball_time_masked_next_int: Annotated[int, msgspec.Meta(ge=0)] = 4000
+    max_extended_radius: Annotated[int, msgspec.Meta(ge=0)] = 200
+
+    @property
+    def coupling(self) -> Coupling:
+        """Snowballs mark the next integration."""
+        if self.expand_large_events and self.sat_required_snowball and self.mask_snowball_core_next_int:
+            return Window(before=1, after=0)
+        return PerIntegration()
+
+    @property
+    def event_rules(self) -> EventRules:
+        """What kernels know of snowballs."""
+        return EventRules(
+            float(self.min_sat_area), float(self.min_jump_area), float(self.expand_factor), self.sat_required_snowball,
+            float(self.min_sat_radius_extend), float(self.sat_expand), float(self.edge_size),
+            2.0 * self.max_extended_radius,
+        )  # fmt: skip
+
+    def groups_masked(self, info: ExposureInfo) -> int:
+        """Tell where a snowball stops to mark the next integration, which it does from the second group on."""
+        if not (self.mask_snowball_core_next_int and self.sat_required_snowball and info.group_time):
+            return 0
+        return min(int(self.snowball_time_masked_next_int // info.group_time), info.ngroups)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -394,11 +445,19 @@ class Jump(Operator):
             typical = float(np.median(gain[~unknown])) if (~unknown).any() else 1.0
             sizes = np.array([self.after_jump_flag_dn1, self.after_jump_flag_dn2]) * typical
             passes.append(RowPass(partial(_flag_after, gain=scale, thresholds=sizes, groups_after=after)))
-        scratch = {
+        scratch: dict[str, tuple[tuple[int, ...], Any]] = {
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
             "jump.rows": ((info.ny, info.ngroups), np.uint8),
         }
-        return BoundRampStep(self.name, pixeldq, tuple(passes), scratch)
+        memory = None
+        if self.expand_large_events:
+            stop = self.groups_masked(info)
+            passes.append(RowPass(partial(_grow, rules=self.event_rules, stop=stop), frame=True))
+            scratch |= event_scratch(*info.frame_shape)
+            scratch |= dict.fromkeys((OWN, CARRIED), (info.frame_shape, np.uint8))
+            trace = partial(_trace, rules=self.event_rules)
+            memory = Memory(CARRIED, np.uint8, int(stop > 1), trace, np.copyto)
+        return BoundRampStep(self.name, pixeldq, tuple(passes), scratch, memory=memory)
 
 
 def _find(
@@ -424,3 +483,15 @@ def _flag_after(
     tile: Tile, y0: int, y1: int, *, gain: np.ndarray, thresholds: np.ndarray, groups_after: np.ndarray
 ) -> None:
     flag_after_jumps(tile.data, tile.groupdq, gain, thresholds, groups_after, y0, y1)
+
+
+def _grow(tile: Tile, _y0: int, _y1: int, *, rules: EventRules, stop: int) -> None:
+    masks, queue, centres = (tile.scratch[name] for name in ("jump.masks", "jump.queue", "jump.centres"))
+    flag_events(tile.groupdq, rules, masks, queue, centres, tile.scratch[OWN])
+    if stop > 1:
+        flag_cores(tile.groupdq, tile.scratch[CARRIED], stop)
+
+
+def _trace(tile: Tile, planes: np.ndarray, *, rules: EventRules) -> None:
+    masks, queue, centres = (tile.scratch[name] for name in ("jump.masks", "jump.queue", "jump.centres"))
+    grow_cores(tile.groupdq, rules, masks, queue, centres, planes)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Ramp, Rate, Times
 from tsostream.operators.base import BoundRampStep, RowPass
+from tsostream.operators.memory import replace_by_earlier
 
 __all__ = ["Tile", "TilePlan", "empty_rate", "plan_tile", "run_alone", "run_passes"]
 
@@ -168,12 +169,14 @@ def run_alone(step: BoundRampStep, block: Ramp | Rate) -> list[Ramp] | list[Rate
         return [block]
     if "zeroframe" in scratch:
         scratch["zeroframe"][...] = 0.0 if block.zeroframe is None else block.zeroframe
-    rate = None
-    if step.produces == "rate":
-        rate = empty_rate((block.count, ny, nx), block.first, block.times)
+    rate = empty_rate((block.count, ny, nx), block.first, block.times)
     tile = Tile(block.first, None, block.data, block.groupdq, rate, scratch)
+    if step.memory is not None:
+        # the block is all there is: nothing came before its first integration
+        step.memory.trace(replace(tile, groupdq=block.groupdq.copy()), scratch[step.memory.plane])
+        replace_by_earlier(step.memory, np.zeros((ny, nx), step.memory.dtype), scratch[step.memory.plane])
     run_passes(tile, step.passes, ny, ny)
-    if rate is not None:
+    if step.produces == "rate":
         return [rate]
     zero = scratch.get("zeroframe", block.zeroframe)
     return [Ramp(block.first, block.data, block.groupdq, step.pixeldq, block.times, zero)]

@@ -35,6 +35,7 @@ from tsostream.operators.base import (
 )
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
+from tsostream.operators.memory import Carry, memories_of
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
 from tsostream.operators.window import Ring, slice_rate
@@ -120,8 +121,36 @@ class RateChain:
         finally:
             lent.release()
 
-    def lend(self, raw: Raw) -> Lent:
-        """Calibrate a block, give its buffer back, and lend the slopes until they are released."""
+    @property
+    def before(self) -> int:
+        """How many integrations back the ramp steps remember."""
+        return max((one.before for one in memories_of(self.steps)), default=0)
+
+    def carry(self) -> Carry | None:
+        """Make what is carried between the blocks of a run; None where nothing is."""
+        memories = memories_of(self.steps)
+        return Carry(memories, self.info.frame_shape) if memories else None
+
+    def remember(self, raw: Raw, carry: Carry) -> None:
+        """Take notice of a block for the sake of later ones, and give its buffer back."""
+        space = self._borrow()
+        try:
+            rate = empty_rate((raw.count, *self.info.frame_shape), raw.first, raw.times)
+            self._recall(self._tiles(raw, space, rate), raw, carry)
+        finally:
+            raw.release()
+            self._idle.put(space)
+
+    def lend(self, raw: Raw, carry: Carry | None = None) -> Lent:
+        """Calibrate a block, give its buffer back, and lend the slopes until they are released.
+
+        Parameters
+        ----------
+        raw
+            The block.
+        carry
+            What earlier blocks of the run left; without it the block is taken for the first.
+        """
         if not self.info.is_ramp:
             try:
                 return Lent(self._decode(raw))
@@ -131,7 +160,7 @@ class RateChain:
         whole = self._borrow_slopes(raw)
         space = self._borrow()
         try:
-            rate = self._fit(raw, space, whole)
+            rate = self._fit(raw, space, whole, carry)
         except BaseException:
             self._slopes.put(whole)
             raise
@@ -166,17 +195,28 @@ class RateChain:
             if whole.count >= raw.count:
                 return whole
 
-    def _fit(self, raw: Raw, space: _Workspace, whole: Rate) -> Rate:
-        words = raw.arrays["SCI"]
-        zero = raw.arrays["ZEROFRAME"] if self.info.zeroframe else None
+    def _fit(self, raw: Raw, space: _Workspace, whole: Rate, carry: Carry | None) -> Rate:
         rate = replace(slice_rate(whole, 0, raw.count), first=raw.first, times=raw.times)
+        known = self._recall(self._tiles(raw, space, rate), raw, carry)
         names, passes = self._passes()
         spent = [0.0] * len(passes)
+        for tile in self._tiles(raw, space, rate):
+            start = tile.first - raw.first
+            tile.scratch |= {name: planes[start : start + tile.count] for name, planes in known.items()}
+            run_passes(tile, passes, self.info.ny, self.plan.rows, spent)
+        with self._timing:
+            for name, value in zip(names, spent, strict=True):
+                self.seconds[name] = self.seconds.get(name, 0.0) + value
+        return rate
+
+    def _tiles(self, raw: Raw, space: _Workspace, rate: Rate) -> Iterator[Tile]:
+        """Cut a block into tiles, which share the workspace."""
+        words = raw.arrays["SCI"]
+        zero = raw.arrays["ZEROFRAME"] if self.info.zeroframe else None
         for start in range(0, raw.count, self.plan.integrations):
-            stop = min(start + self.plan.integrations, raw.count)
-            part = slice(start, stop)
-            n = stop - start
-            tile = Tile(
+            part = slice(start, min(start + self.plan.integrations, raw.count))
+            n = part.stop - start
+            yield Tile(
                 first=raw.first + start,
                 raw=words[part],
                 data=space.data[:n],
@@ -188,11 +228,26 @@ class RateChain:
                 scratch={name: array[:n] for name, array in space.scratch.items()},
                 zero_raw=None if zero is None else zero[part],
             )  # fmt: skip
-            run_passes(tile, passes, self.info.ny, self.plan.rows, spent)
+
+    def _recall(self, tiles: Iterator[Tile], raw: Raw, carry: Carry | None) -> dict[str, np.ndarray]:
+        """Find what earlier integrations left to each of a block, by the name of the scratch plane."""
+        memories = memories_of(self.steps)
+        planes = {one.plane: np.zeros((raw.count, *self.info.frame_shape), one.dtype) for one in memories}
+        if not memories or carry is None:
+            return planes
+        began = time.thread_time()
+        names = [step.name for step in self.steps]
+        last = names.index("saturation") + 1 if "saturation" in names else 0
+        passes = [decode_pass, *(one for step in self.steps[:last] for one in step.passes)]
+        for tile in tiles:
+            run_passes(tile, passes, self.info.ny, self.plan.rows)
+            start = tile.first - raw.first
+            for memory in memories:
+                memory.trace(tile, planes[memory.plane][start : start + tile.count])
         with self._timing:
-            for name, value in zip(names, spent, strict=True):
-                self.seconds[name] = self.seconds.get(name, 0.0) + value
-        return rate
+            self.seconds["memory"] = self.seconds.get("memory", 0.0) + time.thread_time() - began
+        carry.exchange(raw.first, raw.count, planes)
+        return planes
 
     def _passes(self) -> tuple[list[str], list[RowPass]]:
         """All passes in order with the names they are timed under; a tap waits for all rows, as statistics do."""
@@ -303,8 +358,31 @@ class Chain:
             raise ValueError(f"{self.window.name} needs the neighbours: use calibrate() and finish()")
         return self.finish(self.calibrate(raw, None), None)
 
-    def calibrate(self, raw: Raw, ring: Ring | None) -> Waiting:
+    def remember(self, raw: Raw, carry: Carry) -> Waiting:
+        """Take notice of a block whose rows are not wanted, for the ramps of later ones.
+
+        Raises
+        ------
+        OperatorError
+            A step failed; names it and the integrations.
+        """
+        if not raw.present:
+            return self.calibrate(raw, None, carry)
+        with self._naming(raw, carry):
+            self.rates.remember(raw, carry)
+        return Waiting(raw)
+
+    def calibrate(self, raw: Raw, ring: Ring | None, carry: Carry | None = None) -> Waiting:
         """Take a block up to the window, and remember of it what the window needs.
+
+        Parameters
+        ----------
+        raw
+            The block.
+        ring
+            Where the window's frames are kept.
+        carry
+            What ramp steps know of earlier blocks; blocks begin in order.
 
         Raises
         ------
@@ -313,15 +391,17 @@ class Chain:
         """
         if not raw.present:
             raw.release()
-            if raw.failed:
-                with self._naming(raw):
+            with self._naming(raw, carry):
+                if carry is not None:
+                    carry.exchange(raw.first, raw.count, None)
+                if raw.failed:
                     self.lost(raw.first, raw.count)
             return Waiting(raw)
         lent: Lent | None = None
-        with self._naming(raw) as at:
+        with self._naming(raw, carry) as at:
             try:
                 at.step, began = "ramp_fit", time.perf_counter()
-                lent = self.rates.lend(raw)
+                lent = self.rates.lend(raw, carry)
                 if not self.rates.info.is_ramp:
                     self._clock("decode", began)
                 rate = self._show("slopes", lent.rate, at)
@@ -399,14 +479,18 @@ class Chain:
         return rate
 
     @contextmanager
-    def _naming(self, raw: Raw) -> Iterator[_At]:
-        """Say where a mistake of ours happened."""
+    def _naming(self, raw: Raw, carry: Carry | None = None) -> Iterator[_At]:
+        """Say where a mistake of ours happened, and let no later block wait for this one."""
         at = _At("ramp_fit")
         try:
             yield at
         except TsoStreamError:
+            if carry is not None:
+                carry.give_up()
             raise
         except Exception as error:
+            if carry is not None:
+                carry.give_up()
             raise OperatorError(
                 f"step {at.step} failed on integrations {raw.first}-{raw.first + raw.count - 1}: "
                 f"{type(error).__name__}: {error}; please report this with the input's header"
@@ -435,8 +519,17 @@ def bind_rates(
     info: ExposureInfo,
     references: Mapping[str, Reference],
     templates: Mapping[str, Any],
+    *,
+    official: bool = False,
 ) -> RateChain:
     """Bind all ramp steps; the static DQ plane goes from one to the next.
+
+    Parameters
+    ----------
+    config, info, references, templates
+        What they are bound with.
+    official
+        Only to see that they fit: the segment scope does the work.
 
     Raises
     ------
@@ -452,7 +545,7 @@ def bind_rates(
         if operator.name in behind:
             continue
         own = wanted_references(operator, info, references)
-        bound: Any = operator.bind(Binding(info, own, pixeldq, templates))
+        bound: Any = operator.bind(Binding(info, own, pixeldq, templates, official_rounding=official))
         pixeldq = bound.pixeldq
         templates = {**templates, **bound.templates}
         steps.append(bound)

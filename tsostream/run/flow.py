@@ -1,7 +1,7 @@
 """Blocks in flight: calibrated side by side, finished when their neighbours are there, handed out in order.
 
-The window's ring and the slopes that wait are all a run remembers between blocks. Both are a function of the
-integrations read, so a run can begin at any integration: it reads as many before it as the window looks back.
+The window's ring, the slopes that wait and what ramp steps carry are all a run remembers between blocks. They are a
+function of the integrations read, so a run can begin at any integration: it reads as many before it as these look back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from tsostream.integration.payload import Measurement, Raw
 from tsostream.operators.base import BoundWindowStep
+from tsostream.operators.memory import Carry
 from tsostream.operators.window import Ring
 from tsostream.run.chain import Chain, Waiting
 
@@ -83,6 +84,8 @@ class Flow:
         Integrations of the longest block.
     start
         First integration wanted; those before it are only neighbours. None for all.
+    slopes_from
+        First integration whose slopes are wanted; earlier ones are only remembered by ramp steps. A block begins there.
     """
 
     chain: Chain
@@ -90,7 +93,9 @@ class Flow:
     workers: int
     length: int
     start: int | None = None
+    slopes_from: int = 0
     _ring: Ring | None = None
+    _carry: Carry | None = None
     _calibrating: deque[tuple[Raw, asyncio.Future[Waiting]]] = field(default_factory=deque)
     _waiting: deque[Waiting] = field(default_factory=deque)
     _finishing: deque[tuple[int, asyncio.Future[Measurement]]] = field(default_factory=deque)
@@ -101,6 +106,7 @@ class Flow:
         window = self.chain.window
         if window is not None:
             self._ring = Ring(window, ring_capacity(window.before, window.after, self.length, self.workers))
+        self._carry = self.chain.rates.carry()
 
     async def measure(self, blocks: AsyncIterator[Raw]) -> AsyncIterator[Measurement]:
         """Measure blocks, in order.
@@ -157,7 +163,12 @@ class Flow:
 
     def _begin(self, raw: Raw) -> None:
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self.pool, self.chain.calibrate, raw, self._ring)
+        if self._carry is not None:
+            self._carry.begin(raw.first)
+        if self._carry is not None and raw.first < self.slopes_from:
+            future = loop.run_in_executor(self.pool, self.chain.remember, raw, self._carry)
+        else:
+            future = loop.run_in_executor(self.pool, self.chain.calibrate, raw, self._ring, self._carry)
         self._calibrating.append((raw, future))
 
     def _full(self, raw: Raw) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,7 +237,7 @@ def share_memory(request: Request, runs: int) -> Request:
 
 
 async def followed_blocks(
-    exposure: Exposure, arrivals: Arrivals, begin: int, *, after: int = 0, **options: Any
+    exposure: Exposure, arrivals: Arrivals, begins: tuple[int, int], *, after: int = 0, **options: Any
 ) -> AsyncIterator[Raw]:
     """Read blocks as `tsostream.files.read_blocks` does, and wait for segments that are not there yet.
 
@@ -249,8 +250,8 @@ async def followed_blocks(
         As far as it is there when the run begins.
     arrivals
         What becomes complete.
-    begin
-        First integration.
+    begins
+        First integration, and one at which a block begins.
     after
         Frames behind its own that an integration needs.
     **options
@@ -261,18 +262,17 @@ async def followed_blocks(
     Raw
         Consecutive integrations.
     """
-    number = begin
+    number, begin = begins
     while number <= exposure.last:
         part = part_of(exposure, await arrivals.run(number))
-        blocks = read_blocks(part, ranges=_free_and_waiting(number, part.last, after), **options)
+        blocks = read_blocks(part, ranges=_cut(number, part.last, (begin, part.last - after + 1)), **options)
         async with aclosing(blocks):  # type: ignore[type-var]
             async for raw in blocks:
                 yield raw
         number = part.last + 1
 
 
-def _free_and_waiting(first: int, last: int, after: int) -> list[tuple[int, int]]:
-    """Ranges of the integrations whose neighbours are there, and of those that wait for them."""
-    waiting = max(first, last - after + 1)
-    ranges = [(first, waiting - first), (waiting, last - waiting + 1)]
-    return [(begin, count) for begin, count in ranges if count]
+def _cut(first: int, last: int, begins: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut integrations ``first … last`` before those given; ``(first, count)`` of each part."""
+    bounds = [first, *sorted({one for one in begins if first < one <= last}), last + 1]
+    return [(begin, end - begin) for begin, end in pairwise(bounds)]

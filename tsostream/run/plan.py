@@ -15,6 +15,7 @@ import numpy as np
 from tsostream.errors import ConfigError, MemoryLimitError, Problem
 from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
 from tsostream.operators.jit import is_cold
+from tsostream.operators.memory import memories_of
 from tsostream.operators.window import ring_bytes
 from tsostream.run.chain import RateChain
 from tsostream.run.flow import blocks_in_flight, frames_waiting, ring_capacity
@@ -196,13 +197,21 @@ def _size(
         program=PROGRAM_BYTES + (COMPILER_BYTES if is_cold() else 0),
         buffers=buffer_bytes(exposure, block_bytes=block_bytes, read_ahead=read_ahead, in_use=in_flight),
         references=reference_bytes + sum(_step_bytes(rates, frame)),
-        workspaces=workers * rates.plan.bytes if info.is_ramp else 0,
+        workspaces=workers * rates.plan.bytes + _carried_bytes(rates, frame, length, workers)
+        if info.is_ramp
+        else 0,
         blocks=in_flight * (rate + measurement),
         scout=stack,
         rows=64 * columns * 60 * 4,
         products=product_memory(products, frame, workers, length),
         window=held,
     )
+
+
+def _carried_bytes(rates: RateChain, frame: int, length: int, workers: int) -> int:
+    """Estimate what ramp steps know of earlier integrations: a plane per integration in hand, and what is carried."""
+    sizes = [np.dtype(one.dtype).itemsize for one in memories_of(rates.steps)]
+    return (workers * length + 3) * frame * sum(sizes)
 
 
 def _step_bytes(rates: RateChain, frame: int) -> list[int]:

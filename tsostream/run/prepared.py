@@ -85,7 +85,8 @@ class Prepared:
     def chain(self, templates: dict[str, Any]) -> RateChain:
         """Bind the steps up to the slopes."""
         told = {**self.ramp_templates, **templates}
-        return bind_rates(self.config, self.exposure.info, self.references, told)
+        official = self.request.parity is not None
+        return bind_rates(self.config, self.exposure.info, self.references, told, official=official)
 
     def bind_slopes(self, rates: RateChain, templates: dict[str, Any]) -> SlopeSteps:
         """Bind the steps on slopes."""

@@ -200,7 +200,7 @@ def prepare(
     told |= collect(lambda: user_mask(config)) or {}
     if problems:
         raise _error(problems)
-    rates = bind_rates(config, info, loaded.references, told)
+    rates = bind_rates(config, info, loaded.references, told, official=request.parity is not None)
     # without the scout: to see that the steps fit, and what windows will hold
     known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
     known["slit"] = dict(waves.facts or {})

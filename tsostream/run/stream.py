@@ -181,13 +181,17 @@ def stream_rows(
         "read_ahead": plan.read_ahead,
         "on_error": prepared.request.on_error,
     }
+    history = max(exposure.first, begin - ready.chain.rates.before)
     if prepared.arrivals is not None:
         after = 0 if ready.chain.window is None else ready.chain.window.after
-        blocks = followed_blocks(exposure, prepared.arrivals, begin, after=after, **options)
+        blocks = followed_blocks(exposure, prepared.arrivals, (history, begin), after=after, **options)
     else:
-        blocks = read_blocks(exposure, ranges=[(begin, exposure.last - begin + 1)], **options)
+        ranges = [(begin, exposure.last - begin + 1)]
+        if history < begin:
+            ranges.insert(0, (history, begin - history))
+        blocks = read_blocks(exposure, ranges=ranges, **options)
     length = block_length(exposure, block_bytes=prepared.request.block_bytes or plan.block_bytes)
-    flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start)
+    flow = Flow(ready.chain, pool, plan.workers, min(length, exposure.count), start, begin)
     if isinstance(step := ready.chain.measuring[0], FirstPass):
         return keep_segments(flow.measure(blocks), step.photometry, prepared.request.scratch)
     return flow.measure(blocks)

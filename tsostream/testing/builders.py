@@ -30,6 +30,7 @@ __all__ = [
     "make_reference",
     "make_references",
     "make_scene",
+    "make_snowballs",
     "make_templates",
     "make_times",
 ]
@@ -261,6 +262,42 @@ def make_ramp(
         zero = rng.poisson(np.broadcast_to(bias + rate / info.nframes, data[:, 0].shape)).astype(np.float32)
         zero[rng.random(zero.shape) < 0.05] = 0.0
     return Ramp(first, data, groupdq, np.zeros(info.frame_shape, np.uint32), make_times(count, first), zero)
+
+
+def make_snowballs(rng: np.random.Generator, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Make flags of ramps hit by snowballs: round and long regions of jumps, many with a saturated core.
+
+    Parameters
+    ----------
+    rng
+        Random numbers.
+    shape
+        [integration, group, y, x], at least three groups.
+
+    Returns
+    -------
+    groupdq : uint8 [integration, group, y, x]
+        Besides, single jumps and unusable samples; no jump where a sample cannot be used.
+    """
+    groupdq = np.zeros(shape, np.uint8)
+    ngroups, ny, nx = shape[1:]
+    y, x = np.mgrid[:ny, :nx]
+    for flags in groupdq:
+        for _ in range(rng.integers(1, 7)):
+            group, at = rng.integers(1, ngroups), rng.uniform(0, (ny, nx))
+            radius, ratio, turn = rng.uniform(0, 9), rng.uniform(0.3, 1), rng.uniform(0, 3)
+            if rng.random() < 0.5:
+                at, radius, ratio = np.rint(at), np.rint(radius), 1.0
+            dy, dx = y - at[0], x - at[1]
+            along, across = dy * np.cos(turn) + dx * np.sin(turn), dy * np.sin(turn) - dx * np.cos(turn)
+            distance = np.hypot(along, across / ratio)
+            flags[group][distance <= radius] |= dq.JUMP_DET
+            flags[group + rng.integers(0, 2) :, distance <= radius * rng.uniform(-0.3, 0.8)] |= dq.SATURATED
+        flags[1:][rng.random((ngroups - 1, ny, nx)) < 0.02] |= dq.JUMP_DET
+        flags[rng.random(flags.shape) < 0.01] |= dq.DO_NOT_USE
+        flags[rng.integers(1, ngroups) :, rng.random((ny, nx)) < 0.002] |= dq.SATURATED
+    groupdq[groupdq & (dq.SATURATED | dq.DO_NOT_USE) > 0] &= np.uint8(255 - dq.JUMP_DET)
+    return groupdq
 
 
 def make_rate(

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tsostream.integration.payload import Raw
+from tsostream.operators.memory import Carry
 from tsostream.operators.tile import plan_tile
 from tsostream.run.chain import Lent, RateChain
 from tsostream.run.observer import Observer
@@ -33,7 +34,7 @@ class ParityRates(RateChain):
 
     stores: tuple[SegmentSlopes, ...] = ()
 
-    def lend(self, raw: Raw) -> Lent:
+    def lend(self, raw: Raw, carry: Carry | None = None) -> Lent:
         """Give the buffer of a block back, and hand out its slopes, in arrays of their own."""
         raw.release()
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
@@ -67,7 +68,7 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     if spool > SPOOL_BYTES:
         where = prepared.request.scratch or "the system's temporary folder"
         observer.message(
-            f"parity: the ramps of a segment take {spool / 1e6:.0f} MB in {where} while they are cleaned"
+            f"parity: the ramps of a segment take {spool / 1e6:.0f} MB in {where} while whole frames are looked at"
         )
     stores = []
     began = time.perf_counter()

@@ -42,6 +42,7 @@ from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
 from tsostream.run.parity.cleaning import clean_spool
+from tsostream.run.parity.events import flag_persistence, grow_events
 from tsostream.run.parity.spool import RampSpool, let_go, spool_bytes
 from tsostream.run.parity.steps import ESTIMATED, TABLES, ParitySteps, WindowSteps, bind_window
 from tsostream.run.parity.windows import Window, plan_windows
@@ -159,7 +160,7 @@ class SegmentRun:
     @property
     def spool_bytes(self) -> int:
         """Size of the ramps, where a step looks at whole frames behind the jump search; else 0."""
-        return 0 if self.steps.flicker is None else spool_bytes(self.steps.info, self.count)
+        return spool_bytes(self.steps.info, self.count) if self.steps.frames_after else 0
 
     def run(self) -> SegmentSlopes:
         """Do it.
@@ -179,8 +180,8 @@ class SegmentRun:
             windows = plan_windows(n, info, self.steps.halo, self.window_bytes)
             method = self._method(descriptor, windows)
             planes, mean = self._store(), RatePlanes.empty(info.frame_shape)
-            if self.steps.flicker is not None:
-                self._clean(descriptor, windows, method, planes, mean)
+            if self.steps.frames_after:
+                self._look_at_frames(descriptor, windows, method, planes, mean)
             self._settle(descriptor, windows, method, planes, mean)
         finally:
             os.close(descriptor)
@@ -202,23 +203,38 @@ class SegmentRun:
                 break
             known = found
 
-    def _clean(
-        self, descriptor: int, windows: list[Window], method: Method, planes: RatePlanes, mean: RatePlanes
+    def _look_at_frames(
+        self,
+        descriptor: int,
+        windows: list[Window],
+        method: Method,
+        planes: RatePlanes,
+        mean: RatePlanes,
+        *,
+        clean: bool = True,
     ) -> None:
-        """Clean the ramps after the jump search; what is background, draft slopes tell, with the fit's defaults."""
-        flicker = self.steps.flicker
-        if flicker is None:
-            return
-        self._spool = RampSpool.make(self.steps.info, self.count, self.scratch)
+        """Spool the ramps after the jump search, grow snowballs, and take the noise out.
+
+        What is background, draft slopes tell, with the fit's defaults.
+        """
+        spool = self._spool = RampSpool.make(self.steps.info, self.count, self.scratch)
         self._draft = True
         self._settle(descriptor, windows, method, planes, mean)
-        self._draft, self._spool.complete = False, True
-        if not clean_spool(flicker, self._spool, planes, mean, self._each):
+        spool.complete = True
+        flicker, jump = self.steps.flicker if clean else None, self.steps.jump
+        if jump is not None and self.steps.has_events:
+            grow_events(jump, self.steps.info, spool.groupdq)
+            if flicker is not None:
+                self._settle(descriptor, windows, method, planes, mean)
+        self._draft = False
+        if flicker is not None and not clean_spool(flicker, spool, planes, mean, self._each):
             logger.warning(
                 "%s: clean_flicker_noise cannot find the noise; as with the official step the file is not cleaned",
                 self.segment.source_path,
             )
             self._spool = None
+            if self.steps.has_events:
+                self._look_at_frames(descriptor, windows, method, planes, mean, clean=False)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -407,6 +423,8 @@ class SegmentRun:
                 self._find_jumps(window, bound, held, method, known, spaces, clean)
                 if self._spool is not None:
                     self._spool.put(*spooled)
+            if self.steps.persistence is not None and not self._draft:
+                flag_persistence(self.steps.persistence, info, self.segment, held.data, held.groupdq)
             if self.ramp is not None and not self._draft:
                 self.ramp(window, held.data, held.groupdq)
             self._fit(window, bound, held, known)

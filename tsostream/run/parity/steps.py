@@ -18,6 +18,7 @@ from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.flicker_segment import SegmentFlicker, bind_segment
 from tsostream.operators.jump import Jump
+from tsostream.operators.persistence import Persistence
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
 from tsostream.run.config import Config
@@ -26,8 +27,8 @@ from tsostream.run.request import Request
 
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
-#: steps that need whole frames, or memory of earlier integrations, which this scope does not offer
-UNSUPPORTED = ("emicorr", "persistence", "picture_frame")
+#: steps that need whole frames, which this scope does not offer
+UNSUPPORTED = ("emicorr", "picture_frame")
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y, of groups and of zero frames
@@ -63,6 +64,8 @@ class ParitySteps:
         Static DQ before the jump search.
     dark : float32 [y, x]
         Average dark current.
+    flicker, persistence
+        clean_flicker_noise and persistence; None when they are skipped.
     """
 
     info: ExposureInfo
@@ -75,6 +78,17 @@ class ParitySteps:
     pixeldq: np.ndarray
     dark: np.ndarray
     flicker: SegmentFlicker | None = None
+    persistence: Persistence | None = None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether snowballs are looked for."""
+        return self.jump is not None and self.jump.expand_large_events and self.info.ngroups > 2
+
+    @property
+    def frames_after(self) -> bool:
+        """Whether something looks at whole frames behind the jump search."""
+        return self.flicker is not None or self.has_events
 
     @property
     def halo(self) -> int:
@@ -140,13 +154,16 @@ def split_steps(
     before: list[Operator] = []
     bound: list[BoundRampStep] = []
     after: list[BoundRampStep] = []
-    jump, fit, flicker = None, RampFit(), None
+    jump, fit, flicker, persistence = None, RampFit(), None, None
     pixeldq = np.zeros(info.frame_shape, np.uint32)
     for operator in ramps:
         if isinstance(operator, Jump):
             jump = operator
         elif isinstance(operator, RampFit):
             fit = operator
+        elif isinstance(operator, Persistence):
+            operator.refuse_other_exposures()
+            persistence = operator
         elif isinstance(operator, CleanFlickerNoise):
             wanted = _wanted(operator, references)
             found = bind_segment(operator, Binding(info, wanted, pixeldq, templates or {}))
@@ -170,8 +187,9 @@ def split_steps(
     for step in bound:
         dark = step.templates.get("average_dark_current", dark)
     return ParitySteps(
-        info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark, flicker
-    )
+        info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark, flicker,
+        persistence,
+    )  # fmt: skip
 
 
 def user_mask(config: Config) -> dict[str, Any]:

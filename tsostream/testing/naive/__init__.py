@@ -12,6 +12,7 @@ from typing import Any
 from tsostream.testing.naive.aperture import measure_columns, solve_system
 from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
+from tsostream.testing.naive.events import EVENT_TWINS
 from tsostream.testing.naive.extraction import fit_column, sum_of_columns
 from tsostream.testing.naive.jumps import flag_jumps
 from tsostream.testing.naive.likelihood import fit_likelihood
@@ -49,6 +50,7 @@ __all__ = ["TWINS"]
 TWINS: dict[str, Callable[..., Any]] = {
     **CALIBRATION_TWINS,
     **CORRECTION_TWINS,
+    **EVENT_TWINS,
     **OUTLIER_TWINS,
     **SOSS_TWINS,
     **WAVE_TWINS,

@@ -21,6 +21,7 @@ __all__ = [
     "flag_charge_loss",
     "flag_persistence",
     "keep_bright_first",
+    "last_closing",
     "rescale",
     "skip_initial",
     "subtract_reference_pixels",
@@ -213,7 +214,12 @@ def flag_charge_loss(data: np.ndarray, groupdq: np.ndarray, threshold: float) ->
 
 
 def flag_persistence(
-    groupdq: np.ndarray, starts: np.ndarray, group_time: float, duration: float, flag: int
+    groupdq: np.ndarray,
+    starts: np.ndarray,
+    group_time: float,
+    duration: float,
+    flag: int,
+    bright: np.ndarray | None = None,
 ) -> np.ndarray:
     """Flag the groups within ``duration`` of a first saturated group (section 19).
 
@@ -227,21 +233,35 @@ def flag_persistence(
         TGROUP and persistence_time [s].
     flag
         Flags to set.
+    bright : bool [integration, group, y, x]
+        Samples that open a window where none is open, by their brightness.
     """
     out = groupdq.copy()
     n, ngroups = groupdq.shape[:2]
     times = np.array([[starts[i] + (g + 1) * group_time for g in range(ngroups)] for i in range(n)])
     for y, x in np.ndindex(groupdq.shape[2:]):
-        opened = []
+        opened: list[float] = []
         for i in range(n):
             saturated = np.flatnonzero(groupdq[i, :, y, x] & dq.SATURATED)
-            if saturated.size:
-                opened.append(times[i, saturated[0]])
-        for i in range(n):
             for g in range(ngroups):
-                if any(start <= times[i, g] <= start + duration for start in opened):
+                now = times[i, g]
+                is_open = any(start <= now <= start + duration for start in opened)
+                if g in saturated[:1] or (bright is not None and bright[i, g, y, x] and not is_open):
+                    opened.append(now)
+                    is_open = True
+                if is_open:
                     out[i, g, y, x] |= flag
     return out
+
+
+def last_closing(groupdq: np.ndarray, starts: np.ndarray, group_time: float, duration: float) -> np.ndarray:
+    """Find when the window of the first saturated group closes, 0 for none; float64 [integration, y, x]."""
+    until = np.zeros((len(groupdq), *groupdq.shape[2:]))
+    for i, y, x in np.ndindex(until.shape):
+        saturated = np.flatnonzero(groupdq[i, :, y, x] & dq.SATURATED)
+        if saturated.size:
+            until[i, y, x] = starts[i] + (saturated[0] + 1) * group_time + duration
+    return until
 
 
 #: ``module.kernel`` below ``tsostream.operators`` -> its twin
@@ -266,6 +286,7 @@ CORRECTION_TWINS: dict[str, Callable[..., Any]] = {
     "charge_migration.find_bright": flag_charge_loss,
     "charge_migration.flag_bright": flag_charge_loss,
     "persistence.flag_windows": flag_persistence,
+    "persistence.close_windows": last_closing,
     "linearity_reads._linear_sample": linearize_frames,
     "linearity_reads._apply": linearize_frames,
     "linearity_reads.linearize_reads": linearize_frames,

@@ -134,11 +134,12 @@ def test_a_named_file_wins_over_the_configuration_that_comes_with_the_mode(tmp_p
 
 def test_official_parameters_we_lack_are_told_once(tmp_path):
     values = {"maximum_cores": "half", "find_showers": True, "save_results": True, "expand_large_events": False,
-              "rejection_threshold": 5.0, "pre_hooks": [], "override_gain": None}  # fmt: skip
+              "minimum_groups": 3, "rejection_threshold": 5.0, "pre_hooks": [], "override_gain": None}  # fmt: skip
     config = config_of(step_file(tmp_path / "jump.asdf", values))
     (note,) = config.notes
     assert str(note) == (
-        f"{tmp_path / 'jump.asdf'}: jump: find_showers = True, maximum_cores = 'half' (--workers), save_results = "
+        f"{tmp_path / 'jump.asdf'}: jump: find_showers = True (showers are not "
+        "supported, leave it out), maximum_cores = 'half' (--workers), save_results = "
         "True (light curve and spectra are written where --out says) of the official step are ignored, as ours "
         "has no such parameter (and 3 more at the official default)"
     )
@@ -159,7 +160,11 @@ def test_what_is_unknown_to_both_is_an_error(tmp_path):
     ("setting", "expected"),
     [
         ("jump.maximum_cores=4", "the official step has, ours does not; use instead: --workers"),
-        ("jump.find_showers=true", "the official step has, ours does not; it has skip, rejection_threshold"),
+        (
+            "jump.find_showers=true",
+            "the official step has, ours does not; showers are not supported, leave it out",
+        ),
+        ("jump.extend_min_area=9", "the official step has, ours does not; it has skip, rejection_threshold"),
         ("ramp_fit.algorithm=OLS", "the default is 'OLS_C'; OLS_C is the weighted least-squares fit that"),
         ("extract_1d.bkg_sigma_clip=4", "use instead: bkg_clip"),
         ("tso_photometry.fit_box_width=9", "is no step of NRS_BRIGHTOBJ uncal exposures"),

@@ -198,9 +198,8 @@ def _unknown_parameter(cls: type[Operator], name: str, official: OfficialStep | 
     if official is not None and official.knows(name):
         way = hint(cls.name, name)
         what = f"{cls.name} has no parameter {name!r}; the official step has, ours does not"
-        return Problem(
-            what, where, f"use instead: {way}" if way else f"it has {', '.join(known)}", "parameter"
-        )
+        todo = f"use instead: {way}" if way else f"it has {', '.join(known)}"
+        return Problem(what, where, way if "not supported" in way else todo, "parameter")
     names = [*known, *(official.parameters if official else ())]
     near = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name, names, n=1)
     todo = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,7 @@ def grow_snowballs(groupdq: np.ndarray, rules: Mapping[str, Any], stop: int) -> 
     return out
 
 
-EVENT_TWINS = {
+EVENT_TWINS: dict[str, Callable[..., Any]] = {
     **{
         f"jump_events.{name}": grow_snowballs
         for name in (

@@ -11,7 +11,13 @@ import pytest
 from astropy.io import fits
 
 from tsostream.errors import ConfigError, ReferenceMismatchError
-from tsostream.files import find_exposures, fit_to_frame, gwcs_wavelengths, wavelength_maps
+from tsostream.files import (
+    find_exposures,
+    fit_to_frame,
+    gwcs_wavelengths,
+    open_system,
+    wavelength_maps,
+)
 from tsostream.files.wavelengths import WaveMap
 from tsostream.integration.reference import Reference
 from tsostream.operators.soss.geometry import soss_traces
@@ -213,14 +219,17 @@ def test_official_assign_wcs_runs_once_and_agrees(
     monkeypatch.setenv("TSOSTREAM_WCS_PYTHON", official_python())
     monkeypatch.setenv("TSOSTREAM_CACHE_DIR", str(tmp_path / "cache"))
     (exposure,) = find_exposures(lrs.segments)
-    images, source, _ = official_wavelengths(exposure, refs)
+    images, source, _, kept = official_wavelengths(exposure, refs)
     assert source.startswith("assign_wcs of jwst ")
     references = load_references({"specwcs": path}, exposure.info).references
     np.testing.assert_allclose(images[1], lrs_wavelengths(references["specwcs"], exposure.info), atol=1e-6)
-    (kept,) = (tmp_path / "cache" / "wavelengths").iterdir()
+    assert [kept] == [*(tmp_path / "cache" / "wavelengths").iterdir()]
+    system = open_system(kept)
+    assert system is not None
+    np.testing.assert_allclose(system.wavelengths(), images[1], atol=1e-6)
     before = kept.stat().st_mtime_ns
     monkeypatch.setenv("PATH", "")
-    again, _, _ = official_wavelengths(exposure, refs)
+    again, *_ = official_wavelengths(exposure, refs)
     np.testing.assert_array_equal(again[1], images[1])
     assert kept.stat().st_mtime_ns == before
 

@@ -1,10 +1,9 @@
-"""Wavelengths from the coordinate system (gwcs) that products carry in their ASDF extension."""
+"""The coordinate system (gwcs) that products carry in their ASDF extension: wavelengths, sky, place of the source."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -14,26 +13,179 @@ import numpy.typing as npt
 from astropy.io import fits
 
 from tsostream.errors import ConfigError, Problem
+from tsostream.files.embedded import read_tree
 
-__all__ = ["MISSING_EXTRA", "gwcs_wavelengths", "sky_coordinates"]
+__all__ = [
+    "MISSING_EXTRA",
+    "CoordinateSystem",
+    "SourcePlace",
+    "gwcs_is_here",
+    "gwcs_wavelengths",
+    "open_system",
+]
 
 Array = npt.NDArray[np.float64]
+#: where a source is expected: ``pixel`` along the dispersion, ``location`` across at that pixel, ``trace`` [disp]
+SourcePlace = dict[str, Any]
 
 MISSING_EXTRA: Final = "the packages gwcs and stdatamodels are missing: pip install 'tsostream[wcs]'"
 
 
+def gwcs_is_here() -> bool:
+    """Whether the packages that know coordinate systems are installed."""
+    return find_spec("gwcs") is not None and find_spec("stdatamodels") is not None
+
+
+class CoordinateSystem:
+    """The coordinate system of a product, in 0-based pixels of its images; NaN outside its bounding box.
+
+    Parameters
+    ----------
+    wcs
+        The gwcs object.
+    where
+        The file, for messages.
+    shape
+        (y, x) of its images.
+    """
+
+    def __init__(self, wcs: Any, where: str, shape: tuple[int, int]):
+        self._wcs, self._where, self._shape = wcs, where, shape
+        self.n_inputs = int(wcs.forward_transform.n_inputs)
+
+    def _call(self, transform: Any, *inputs: Any) -> list[Array]:
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                found = transform(*inputs)
+        except Exception as error:  # transforms raise many types
+            raise _failed(self._where, error) from error
+        outputs = list(found) if isinstance(found, tuple | list) else [found]
+        return [np.asarray(getattr(one, "value", one), np.float64) for one in outputs]
+
+    def wavelengths(self, order: int = 1) -> Array | None:
+        """Wavelength at the centre of each pixel, [y, x] [µm]; None for a system without wavelengths.
+
+        A system that takes the order as its third input (SOSS, grisms) is given it.
+        """
+        y, x = np.mgrid[: self._shape[0], : self._shape[1]].astype(np.float64)
+        found = self._call(self._wcs, x, y, *([] if self.n_inputs < 3 else [np.full_like(x, order)]))
+        if len(found) < 3 or found[2].shape != x.shape:
+            return None
+        values = found[2].copy()
+        # 0.2 to 50 µm: a third output that is no wavelength (an imaging system) is none of ours
+        if not np.isfinite(values).any() or not 0.2 < np.nanmedian(values) < 50.0:
+            return None
+        return values
+
+    def sky(self, x: Any, y: Any) -> tuple[Array, Array] | None:
+        """Right ascension and declination (ICRS) of pixels [deg], NaN where there are none."""
+        if self.n_inputs != 2:
+            return None
+        found = self._call(self._wcs, np.asarray(x, np.float64), np.asarray(y, np.float64))
+        return (found[0], found[1]) if len(found) > 1 else None
+
+    def source_place(self, xpos: float, ypos: float) -> SourcePlace | None:
+        """Tell where a source in NIRSpec's slit is expected (spec stages 2-3, B.8).
+
+        Parameters
+        ----------
+        xpos, ypos
+            Place in the slit (SRCXPOS, SRCYPOS).
+
+        Returns
+        -------
+        dict or None
+            ``pixel`` (column in the middle of the bounding box), ``location`` (row there), ``trace`` float64 [x], NaN
+            outside the bounding box; None where the system knows no slit, or the source is beside its image.
+        """
+        frames = {str(one) for one in self._wcs.available_frames}
+        if not {"slit_frame", "detector"} <= frames:
+            return None
+        to_detector = self._wcs.get_transform("slit_frame", "detector")
+        (x0, x1), (y0, y1) = self._box()
+        middle = (x0 + x1) / 2
+        rows = np.arange(round(y1), dtype=np.float64)
+        across = self._call(self._wcs, np.full(rows.size, middle), rows)[2]
+        if not np.isfinite(across).any():
+            return None
+        # the detector's side of the slit speaks of metres; systems of resampled images do not
+        unit = 1e-6 if "gwa" in frames else 1.0
+        location = float(self._call(to_detector, xpos, ypos, np.nanmean(across) * unit)[1])
+        if not y0 <= location <= y1:
+            return None
+        return {"pixel": round(middle), "location": location, "trace": self._trace(to_detector, xpos, ypos)}
+
+    def _box(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        box = self._wcs.bounding_box
+        if box is None:
+            return (-0.5, self._shape[1] - 0.5), (-0.5, self._shape[0] - 0.5)
+        (x0, x1), (y0, y1) = (tuple(float(edge) for edge in one) for one in box.bounding_box(order="F"))
+        return (x0, x1), (y0, y1)
+
+    def _trace(self, to_detector: Any, xpos: float, ypos: float) -> Array:
+        """Row of the source in each column, straight lines between as many wavelengths as there are columns."""
+        (x0, x1), (y0, y1) = self._box()
+        count = int(x1 - x0)
+        y, x = np.mgrid[np.ceil(y0) : np.floor(y1) + 1, np.ceil(x0) : np.floor(x1) + 1]
+        light = self._call(self._wcs.get_transform("detector", "slit_frame"), x, y)[2]
+        light = np.linspace(np.nanmin(light), np.nanmax(light), count)
+        at, row = self._call(to_detector, np.full(count, xpos), np.full(count, ypos), light)[:2]
+        trace = np.full(self._shape[1], np.nan)
+        start = int(np.ceil(x0))
+        columns = np.arange(count, dtype=np.float64)
+        stop = min(start + count, trace.size)
+        trace[start:stop] = _interpolate(columns, at, row)[: stop - start]
+        return trace
+
+
+def _interpolate(at: Array, x: Array, y: Array) -> Array:
+    """Piecewise linear, the outer pieces continued."""
+    place = np.argsort(x, kind="stable")
+    x, y = x[place], y[place]
+    k = np.clip(np.searchsorted(x, at) - 1, 0, x.size - 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return y[k] + (y[k + 1] - y[k]) / (x[k + 1] - x[k]) * (at - x[k])
+
+
+def open_system(path: str | Path) -> CoordinateSystem | None:
+    """Read the coordinate system of a product.
+
+    Returns
+    -------
+    CoordinateSystem or None
+        None where the file holds none.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read; the packages that know coordinate systems are not installed, or fail on this one.
+    """
+    where = str(path)
+    try:
+        content = read_tree(path)
+        # without these letters the tree cannot hold one; looked for before libraries that may be missing are needed
+        if b"gwcs" not in content:
+            return None
+        shape = fits.getheader(path, "SCI")
+        size = int(shape["NAXIS2"]), int(shape["NAXIS1"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _failed(where, error) from error
+    if not gwcs_is_here():
+        raise ConfigError(Problem(MISSING_EXTRA, where, "or give --wavelengths FILE", "missing_extra"))
+    wcs = _load(content, where)
+    return None if wcs is None else CoordinateSystem(wcs, where, size)
+
+
 def gwcs_wavelengths(path: str | Path, *, orders: tuple[int, ...] = (1,)) -> dict[int, Array]:
     """Evaluate the coordinate system of a product at the centre of each pixel.
-
-    The bounding box is respected: pixels outside it are NaN. A coordinate system that takes the order as its third
-    input (SOSS, grisms) is evaluated for each of `orders`.
 
     Parameters
     ----------
     path
         Product with SCI and ASDF extensions.
     orders
-        Orders to evaluate.
+        Orders to evaluate, where the product is not of one order.
 
     Returns
     -------
@@ -43,91 +195,18 @@ def gwcs_wavelengths(path: str | Path, *, orders: tuple[int, ...] = (1,)) -> dic
     Raises
     ------
     ConfigError
-        The packages that know the coordinate systems are not installed, or fail on this one.
+        As for `open_system`.
     """
-    where = str(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
-                if "ASDF" not in hdus or "SCI" not in hdus:
-                    return {}
-                tree = hdus["ASDF"].data["ASDF_METADATA"][0].tobytes()
-                ny, nx = hdus["SCI"].shape[-2:]
-                order = hdus["SCI"].header.get("SPORDER")
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise _failed(where, error) from error
-    if isinstance(order, int) and not isinstance(order, bool) and order > 0:
-        orders = (order,)
-    wcs = _coordinate_system(tree, where)
-    if wcs is None:
+    system = open_system(path)
+    if system is None:
         return {}
-    y, x = np.mgrid[:ny, :nx].astype(np.float64)
-    result = {}
-    for one in orders:
-        values = _evaluate(wcs, x, y, one, where)
-        # 0.2 to 50 µm: a third output that is no wavelength (an imaging system) is none of ours
-        if values is not None and np.isfinite(values).any() and 0.2 < np.nanmedian(values) < 50.0:
-            result[one] = values
-        if wcs.n_inputs_of_ours < 3:
-            return dict(zip(orders[:1], result.values(), strict=False))
-    return result
-
-
-def sky_coordinates(path: str | Path) -> Callable[[Array, Array], tuple[Array, Array]] | None:
-    """Make a function from pixels to the sky, from the coordinate system of an image.
-
-    Parameters
-    ----------
-    path
-        Product with an ASDF extension.
-
-    Returns
-    -------
-    callable or None
-        ``(x, y) -> (ra, dec)``, 0-based pixels to ICRS [deg], NaN where there is none; None when the file holds no
-        coordinate system of the sky, or the packages that know it are not installed.
-
-    Raises
-    ------
-    ConfigError
-        They fail on this one.
-    """
-    where = str(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
-                if "ASDF" not in hdus:
-                    return None
-                tree = hdus["ASDF"].data["ASDF_METADATA"][0].tobytes()
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise _failed(where, error) from error
-    if find_spec("gwcs") is None or find_spec("stdatamodels") is None:
-        return None
-    wcs = _coordinate_system(tree, where)
-    if wcs is None or wcs.n_inputs_of_ours != 2:
-        return None
-
-    def locate(x: Array, y: Array) -> tuple[Array, Array]:
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                found = wcs.call(np.asarray(x, np.float64), np.asarray(y, np.float64))
-        except Exception as error:  # transforms raise many types
-            raise _failed(where, error) from error
-        ra, dec = (np.asarray(getattr(one, "value", one), np.float64) for one in found[:2])
-        return ra, dec
-
-    return locate
-
-
-class _Wcs:
-    """A gwcs object and how many numbers it takes."""
-
-    def __init__(self, wcs: Any):
-        self.call = wcs
-        self.n_inputs_of_ours = int(wcs.forward_transform.n_inputs)
+    told = fits.getheader(path, "SCI").get("SPORDER")
+    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+        orders = (told,)
+    if system.n_inputs < 3:
+        orders = orders[:1]
+    found = {order: system.wavelengths(order) for order in orders}
+    return {order: values for order, values in found.items() if values is not None}
 
 
 def _failed(where: str, error: Exception) -> ConfigError:
@@ -138,21 +217,14 @@ def _failed(where: str, error: Exception) -> ConfigError:
     )  # fmt: skip
 
 
-def _coordinate_system(content: bytes, where: str) -> _Wcs | None:
+def _load(content: bytes, where: str) -> Any:
     """Find ``meta.wcs``, of the exposure or of its only slit."""
     import asdf
 
-    # without these entries the tree cannot hold one; looked for before libraries that may be missing are needed
-    if b"gwcs" not in content:
-        return None
-    try:
-        # their entry points teach asdf the transforms of the observatory
-        import gwcs
-        import stdatamodels
-    except ImportError as error:
-        raise ConfigError(
-            Problem(MISSING_EXTRA, where, "or give --wavelengths FILE", "missing_extra")
-        ) from error
+    # their entry points teach asdf the transforms of the observatory
+    import gwcs
+    import stdatamodels
+
     del gwcs, stdatamodels
     try:
         with warnings.catch_warnings():
@@ -163,21 +235,6 @@ def _coordinate_system(content: bytes, where: str) -> _Wcs | None:
                 slits: list[Any] = list(tree.get("slits") or ())
                 if wcs is None and len(slits) == 1:
                     wcs = (slits[0].get("meta") or {}).get("wcs")
-                return None if wcs is None else _Wcs(wcs)
+                return wcs
     except Exception as error:  # asdf and astropy raise many types on trees they do not know
         raise _failed(where, error) from error
-
-
-def _evaluate(wcs: _Wcs, x: Array, y: Array, order: int, where: str) -> Array | None:
-    inputs: list[Array] = [x, y] if wcs.n_inputs_of_ours < 3 else [x, y, np.full_like(x, order)]
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            outputs: Any = wcs.call(*inputs)
-    except Exception as error:  # transforms raise many types
-        raise _failed(where, error) from error
-    found: list[Any] = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
-    if len(found) < 3:
-        return None
-    values = np.array(getattr(found[2], "value", found[2]), np.float64)
-    return values if values.shape == x.shape else None

@@ -37,6 +37,8 @@ WCS_REFERENCES = (
 #: assign_wcs takes some ten seconds; files from CRDS may have to come first [s]
 PATIENCE = 900.0
 
+#: what a kept file holds; another text makes older ones be forgotten
+_CONTENT = "WAVELENGTH, SCI, ASDF"
 _TODO = "give --wavelengths FILE (a WAVELENGTH image, a calints, or a table)"
 
 
@@ -54,7 +56,7 @@ def official_is_here() -> bool:
 
 def official_wavelengths(
     exposure: Exposure, refs_dir: Path | None = None, overrides: Sequence[str] = ()
-) -> tuple[dict[int, np.ndarray], str, dict[str, Any]]:
+) -> tuple[dict[int, np.ndarray], str, dict[str, Any], Path]:
     """Let the official pipeline compute the wavelengths, or take what it computed before for the same keywords.
 
     Parameters
@@ -72,6 +74,8 @@ def official_wavelengths(
         For provenance.
     facts
         SLTSTRT1/2, SRCXPOS, SRCYPOS, SLTNAME where the pipeline told them.
+    kept
+        The file, with an empty image (SCI) and the coordinate system (ASDF) of the window.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def official_wavelengths(
     images = {
         order: fit_to_frame(one, info, str(kept), order=order) for order, one in wavelength_maps(kept).items()
     }
-    return images, f"assign_wcs of jwst {version}, kept in {kept}", facts
+    return images, f"assign_wcs of jwst {version}, kept in {kept}", facts, kept
 
 
 def _references(refs_dir: Path | None, overrides: Sequence[str]) -> dict[str, str]:
@@ -126,7 +130,9 @@ def _kept(exposure: Exposure, chosen: dict[str, str]) -> Path:
     files = {kind: hashlib.sha256(Path(path).read_bytes()).hexdigest() for kind, path in chosen.items()}
     context = [os.environ.get(name, "") for name in ("CRDS_CONTEXT", "CRDS_PATH")]
     text = json.dumps(
-        [header, files, context, official_python(), exposure.info.frame_shape], sort_keys=True, default=str
+        [_CONTENT, header, files, context, official_python(), exposure.info.frame_shape],
+        sort_keys=True,
+        default=str,
     )
     base = os.environ.get("TSOSTREAM_CACHE_DIR") or platformdirs.user_cache_dir("tsostream")
     return Path(base) / "wavelengths" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.fits"

@@ -61,6 +61,8 @@ class Prepared:
         Window and source position that came with the wavelengths, by keyword (SLTSTRT1, SRCXPOS, …).
     ramp_templates
         What steps on ramps are told besides the scout's products: ``slit``, ``user_mask``.
+    wavelength_file
+        File they came from, if it is another one than the input.
     """
 
     request: Request
@@ -80,6 +82,7 @@ class Prepared:
     arrivals: Arrivals | None = None
     wavelength_facts: dict[str, Any] = field(default_factory=dict)
     ramp_templates: dict[str, Any] = field(default_factory=dict)
+    wavelength_file: Path | None = None
     background: dict[str, Any] = field(default_factory=dict)
 
     def chain(self, templates: dict[str, Any]) -> RateChain:

@@ -15,6 +15,7 @@ from tsostream.operators.base import BoundRampStep
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.references.crds_client import crds_version
 from tsostream.run.chain import Chain
+from tsostream.run.coordinates import carried_tree
 from tsostream.run.order import STATUS, all_steps
 from tsostream.run.prepared import Prepared
 from tsostream.run.product_plan import Planned
@@ -23,7 +24,7 @@ from tsostream.sinks.products import ProductSpec, Source
 
 Steps = Sequence[BoundRampStep]
 
-__all__ = ["product_specs"]
+__all__ = ["calibration_sections", "general_keywords", "product_specs"]
 
 #: reference type -> keyword of its name (``ref_file`` of the official data models)
 _REFERENCE: Final = {
@@ -57,7 +58,7 @@ def product_specs(prepared: Prepared, files: Sequence[Planned], chain: Chain) ->
     ramp_steps = [step for step in steps if step.produces == "ramp"]
     last_ramp = ramp_steps[-1].name if ramp_steps else "decode"
     planes = {step.name: step.pixeldq for step in ramp_steps}
-    keywords = {"CAL_VER": f"tsostream {package_versions()['tsostream']}", **_crds(prepared)}
+    keywords = general_keywords(prepared)
     specs = []
     for one in files:
         if one.kind in ("calints", "crfints"):
@@ -87,6 +88,7 @@ def product_specs(prepared: Prepared, files: Sequence[Planned], chain: Chain) ->
                     "Calibration step information": _step_status(prepared, steps, step, reach),
                 },
                 pixeldq=planes.get(step, chain.rates.pixeldq) if ramp else None,
+                tree=carried_tree(prepared, sources[one.segment].path, info),
             )
         )
     return specs
@@ -103,17 +105,7 @@ def _calibrated(
     done = [step for step in slopes.all if step.name in reached]
     # what the last of these steps left; without any, what the slopes came with
     after = done[-1].info if done else replace(info, bunit="DN/s") if info.is_ramp else info
-    steps = [*stage_1, *done]
-    status = {STATUS[step.name]: "SKIPPED" if step.skipped else "COMPLETE" for step in steps}
-    status |= {STATUS[name]: "SKIPPED" for name in reached if STATUS[name] not in status}
-    running = {step.name for step in steps if not step.skipped}
-    names, hashes = _references_of(prepared, running)
-    if not info.is_ramp:
-        kept = {key: str(value) for key, value in info.header.items() if _EARLIER.fullmatch(key)}
-        names = {key: value for key, value in kept.items() if key.startswith("R_")} | names
-        earlier = {key: value for key, value in kept.items() if key.startswith("S_")}
-        ours = {STATUS[step.name] for step in done}
-        status = {**status, **{key: value for key, value in earlier.items() if key not in ours}}
+    running = {step.name for step in (*stage_1, *done) if not step.skipped}
     facts = {key: value for step in done for key, value in step.facts.items()}
     return ProductSpec(
         path=one.path,
@@ -125,16 +117,50 @@ def _calibrated(
         step=one.step or one.kind,
         unit=after.bunit or "DN/s",
         keywords=keywords,
-        sections={
-            "Reference file information": names,
-            "Reference file contents (sha256)": hashes,
-            "Calibration step information": status,
-        },
+        sections=calibration_sections(prepared, [*stage_1, *done], reached),
+        tree=carried_tree(prepared, source.path, after),
         science={key: value for key, value in facts.items() if isinstance(value, str | int | float)},
         slit=info.exp_type in _SLITS,
         has_flat="flat_field" in running or "VAR_FLAT" in prepared.exposure.segments[0].planes,
         planes=_planes(prepared, chain, after, running),
     )
+
+
+def calibration_sections(
+    prepared: Prepared, steps: Sequence[Any], reached: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Say which references and steps made something, also those that the input went through before.
+
+    Parameters
+    ----------
+    prepared
+        The run.
+    steps
+        Bound steps that made it.
+    reached
+        Names of the mode's steps up to there: those that are not bound were skipped.
+
+    Returns
+    -------
+    dict
+        Title -> keyword -> value.
+    """
+    info = prepared.exposure.info
+    status = {
+        STATUS[step.name]: "SKIPPED" if step.skipped else "COMPLETE" for step in steps if step.name in STATUS
+    }
+    ours = {*status} if info.is_ramp else {STATUS[step.name] for step in steps if step.name in reached}
+    status |= {STATUS[name]: "SKIPPED" for name in reached if name in STATUS and STATUS[name] not in status}
+    names, hashes = _references_of(prepared, {step.name for step in steps if not step.skipped})
+    if not info.is_ramp:
+        kept = {key: str(value) for key, value in info.header.items() if _EARLIER.fullmatch(key)}
+        names = {key: value for key, value in kept.items() if key.startswith("R_")} | names
+        status |= {key: value for key, value in kept.items() if key.startswith("S_") and key not in ours}
+    return {
+        "Reference file information": names,
+        "Reference file contents (sha256)": hashes,
+        "Calibration step information": status,
+    }
 
 
 def _planes(prepared: Prepared, chain: Chain, info: ExposureInfo, running: set[str]) -> dict[str, np.ndarray]:
@@ -152,10 +178,12 @@ def _planes(prepared: Prepared, chain: Chain, info: ExposureInfo, running: set[s
     }
 
 
-def _crds(prepared: Prepared) -> dict[str, Any]:
-    if not prepared.crds_context:
-        return {}
-    return {"CRDS_VER": crds_version(), "CRDS_CTX": prepared.crds_context}
+def general_keywords(prepared: Prepared) -> dict[str, Any]:
+    """Name the software, and the rules that chose references."""
+    keywords = {"CAL_VER": f"tsostream {package_versions()['tsostream']}"}
+    if prepared.crds_context:
+        keywords |= {"CRDS_VER": crds_version(), "CRDS_CTX": prepared.crds_context}
+    return keywords
 
 
 def _until(steps: Steps, step: str) -> list[str]:

@@ -251,6 +251,7 @@ def prepare(
         wavelength_source=waves.source,
         wavelength_facts=dict(waves.facts or {}),
         ramp_templates=told,
+        wavelength_file=waves.file,
         background=background,
         scout=scout,
         plan=plan,

@@ -38,6 +38,7 @@ from tsostream.records import (
 )
 from tsostream.run.background import slopes_again
 from tsostream.run.chain import Chain, RateChain
+from tsostream.run.coordinates import source_place
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
 from tsostream.run.measured import attach_measured, sky_tap
@@ -106,6 +107,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
         templates["soss_segments"] = files
     if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
         observer.message("calibrating the overlap of the SOSS orders, which takes a minute or two")
+    if (place := source_place(prepared, slopes.info)) is not None:
+        templates["source_location"] = place
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
         if note not in prepared.notes:
@@ -140,7 +143,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
         }
         measured |= measuring.facts
-        sky = sky_tap(exposure, (measuring.x, measuring.y))
+        sky = sky_tap(prepared, slopes.info, (measuring.x, measuring.y))
     keys = measuring.keys
     start = describe_start(prepared, scout, measured)
     metadata = encode_metadata(start)
@@ -237,7 +240,7 @@ async def run_exposure(
         )
         step = ready.chain.measuring[0]
         measured = stack.enter_context(
-            attach_measured(prepared, ready.start, step, resumed, overwrite=output.replaces_products)
+            attach_measured(prepared, ready.start, ready.chain, resumed, overwrite=output.replaces_products)
         )
         made = [*products.paths, *measured.paths]
         if measured.paths:

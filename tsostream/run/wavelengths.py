@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Wavelengths:
         Where they came from, for people and provenance; the file alone where the user gave one.
     facts
         Keywords of the spectrum's window and source position, where the official pipeline told them (SLTSTRT1, …).
+    file
+        FITS file they were read from, if it is another one than the input: it may hold the coordinate system, too.
     notes
         What is worth telling once.
     """
@@ -51,6 +53,7 @@ class Wavelengths:
     by_order: Mapping[int, Any]
     source: str = ""
     facts: Mapping[str, Any] | None = None
+    file: Path | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -82,7 +85,8 @@ def find_wavelengths(
     if not info.is_spectroscopy:
         return Wavelengths({})
     if request.wavelengths is not None:
-        return _from_file(request.wavelengths, info, str(request.wavelengths))
+        given = Path(request.wavelengths)
+        return replace(_from_file(given, info, str(request.wavelengths)), file=given)
     first = exposure.segments[0]
     name = Path(first.source_path).name
     extensions = open_segment(first.path).extensions
@@ -164,7 +168,8 @@ def _wave_map(reference: Reference, info: ExposureInfo) -> dict[int, np.ndarray]
 def _official(request: Request, exposure: Exposure, notes: list[str]) -> Wavelengths | None:
     """Run the official pipeline's assign_wcs; that it fails is no reason to stop."""
     try:
-        return Wavelengths(*official_wavelengths(exposure, request.refs_dir, request.overrides))
+        images, source, facts, kept = official_wavelengths(exposure, request.refs_dir, request.overrides)
+        return Wavelengths(images, source, facts, kept)
     except ConfigError as error:
         notes += [str(problem) for problem in error.problems]
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def main(source: str, target: str, overrides: str) -> None:
-    """Write the wavelengths of each slit or order as WAVELENGTH extensions.
+    """Write the wavelengths of the spectrum as WAVELENGTH, its empty image and its coordinate system as SCI and ASDF.
 
     Parameters
     ----------
@@ -60,7 +60,13 @@ def main(source: str, target: str, overrides: str) -> None:
         if value is not None:
             hdu.header[key] = value
     hdus.append(hdu)
-    hdus.writeto(target, overwrite=True)
+    # the coordinate system itself, of the window that was cut out
+    product = str(Path(target).with_name("product.fits"))
+    model.save(product)
+    with fits.open(product) as saved:
+        hdus.append(saved["SCI"].copy())
+        hdus.append(saved["ASDF"].copy())
+        hdus.writeto(target, overwrite=True)
 
 
 if __name__ == "__main__":

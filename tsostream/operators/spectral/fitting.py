@@ -98,6 +98,10 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
     A pixel is left out when its distance from the model exceeds ``clip`` times the error of the pixel and of the
     profile together; the worst goes first, at most a third of the aperture. What the left-out pixels hold of the
     profile counts as lost.
+
+    The flux is what the fitted profile holds in the aperture, corrected as the box sum is. The profile's own norm must
+    not decide: shifted along the dispersion it holds as much more light as the neighbouring column has, and the shift
+    is measured on a spectrum whose colour changes in a transit.
     """
     n = 1 + p.terms
     columns = a.start.size - 1
@@ -120,7 +124,7 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
         for c in range(columns):
             flags = out.dq[i, c] & ~(ESTIMATED | DNU)
             count = inside = n_lost = 0
-            whole = missing2 = 0.0
+            whole = nominal = moved = missing2 = 0.0
             saturated = False
             matrix[:, :] = 0.0
             vector[:] = 0.0
@@ -133,6 +137,11 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
                 scale = np.float64(a.scale[q])
                 variance = np.float64(vp[i, q] + vr[i, q])
                 whole += a.weight[k] * shape
+                nominal += a.weight[k] * a.shape[k, 0]
+                if a.correct_across:
+                    moved += a.weight[k] * ratio[1] * a.shape[k, 1]
+                if a.correct_along:
+                    moved += a.weight[k] * ratio[3] * a.shape[k, 3]
                 good = np.isfinite(data[i, q]) and variance >= 0.0 and not bits[i, q] & DNU
                 if a.lost_always[k] or not good or not p.inverse[k] > 0.0:
                     n_lost += 1
@@ -232,6 +241,13 @@ def fit_columns(data, vp, vr, vf, bits, a, p, out):
             lost = 0.0
             if n_lost > 0:
                 lost = 1.0 - cover / whole if whole > 0.0 else 1.0
+            if nominal > 0.0:
+                held = whole / (1.0 + min(max(moved / nominal, -0.05), 0.05))
+                amplitude *= held
+                poisson *= held * held
+                rnoise *= held * held
+                flat *= held * held
+                total_weight *= held
             usable = solved and not saturated and lost <= a.max_lost
             if n_lost > 0:
                 flags |= ESTIMATED if usable else DNU

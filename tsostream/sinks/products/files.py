@@ -14,7 +14,8 @@ and of      SlitModel   SCI, ERR, DQ, WAVELENGTH, VAR_POISSON, VAR_RNOISE,      
 spectra                 VAR_FLAT, INT_TIMES, AREA
 ==========  ==========  ==========================================================  ====================
 
-VAR_FLAT, WAVELENGTH and AREA are there where they are known. Spectra of SOSS are CubeModels without wavelengths.
+VAR_FLAT, WAVELENGTH and AREA are there where they are known, ASDF comes last where the input has it or a coordinate
+system is known. Spectra of SOSS are CubeModels without wavelengths.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ from tsostream.integration.payload import Rate, Times
 from tsostream.sinks.arrow_file import flush_directory
 from tsostream.sinks.products.average import MeanRate
 from tsostream.sinks.products.layout import (
+    AnyExtension,
     Image,
     Layout,
     Table,
+    Tree,
     carry,
     make_layout,
     primary_header,
@@ -122,6 +125,8 @@ class ProductSpec:
         Whether they have a flat-field variance.
     planes
         ``WAVELENGTH, AREA`` float32 [y, x], as far as they are known.
+    tree
+        Content of its ASDF extension; empty for none.
     """
 
     path: Path
@@ -139,11 +144,15 @@ class ProductSpec:
     slit: bool = False
     has_flat: bool = False
     planes: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    tree: bytes = field(default=b"", repr=False)
 
     @property
     def static(self) -> dict[str, Array]:
-        """Planes that are the same for all integrations."""
-        return dict(self.planes) if self.pixeldq is None else {"PIXELDQ": self.pixeldq, **self.planes}
+        """Whatever is the same for all integrations."""
+        fixed = {} if self.pixeldq is None else {"PIXELDQ": self.pixeldq}
+        if self.tree:
+            fixed["ASDF"] = np.frombuffer(self.tree, np.uint8)
+        return {**fixed, **self.planes}
 
     @property
     def last(self) -> int:
@@ -171,11 +180,12 @@ class ProductSpec:
         header = primary_header(carry(primary, primary=True), values, self.sections)
         cards = [card for card in carry(science, primary=False) if card.keyword not in self.science]
         cards += [fits.Card(key, value) for key, value in self.science.items()]
-        return make_layout(header, self._extensions(cards))
+        trees = [Tree(self.tree)] if self.tree else []
+        return make_layout(header, [*self._extensions(cards), *trees])
 
-    def _extensions(self, cards: Sequence[Any]) -> list[Image | Table]:
+    def _extensions(self, cards: Sequence[Any]) -> list[AnyExtension]:
         n, shape = self.count, self.shape
-        table: list[Image | Table] = [Table(n)] if self.source.times is not None else []
+        table: list[AnyExtension] = [Table(n)] if self.source.times is not None else []
         if self.kind == "ramp":
             cube = (n, *shape)
             return [
@@ -197,7 +207,7 @@ class ProductSpec:
             Image("VAR_RNOISE", "f4", full, cube=not one),
         ]
 
-    def _calibrated(self, cards: Sequence[Any], table: list[Image | Table]) -> list[Image | Table]:
+    def _calibrated(self, cards: Sequence[Any], table: list[AnyExtension]) -> list[AnyExtension]:
         """List the extensions of calibrated slopes; tools that count them expect SCI, ERR, DQ first."""
         cube = (self.count, *self.shape)
         variances = ["VAR_POISSON", "VAR_RNOISE", *(["VAR_FLAT"] if self.has_flat else [])]

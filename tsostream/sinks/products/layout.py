@@ -23,12 +23,14 @@ from tsostream.errors import ReadError
 __all__ = [
     "BLOCK",
     "INT_TIMES_COLUMNS",
+    "AnyExtension",
     "Image",
     "Kind",
     "Layout",
     "Place",
     "Records",
     "Table",
+    "Tree",
     "carry",
     "image_header",
     "make_layout",
@@ -144,6 +146,19 @@ class Records:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """The ASDF extension: one row with one column of bytes, which are a file of their own."""
+
+    content: bytes
+    name: str = "ASDF"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return len(self.content)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the data of an extension lie.
 
@@ -166,6 +181,9 @@ class Place:
     first: int = 0
 
 
+AnyExtension = Image | Table | Records | Tree
+
+
 @dataclass(frozen=True)
 class Layout:
     """A whole file.
@@ -185,7 +203,7 @@ class Layout:
     size: int
 
 
-def make_layout(primary: fits.Header, extensions: Sequence[Image | Table | Records]) -> Layout:
+def make_layout(primary: fits.Header, extensions: Sequence[AnyExtension]) -> Layout:
     """Give each header and each array its place."""
     raw = _bytes(primary)
     headers, places, at = [(0, raw)], {}, len(raw)
@@ -195,6 +213,8 @@ def make_layout(primary: fits.Header, extensions: Sequence[Image | Table | Recor
         at += len(raw)
         if isinstance(one, Table):
             places[one.name] = Place(at, one.nbytes, one.row_bytes, "")
+        elif isinstance(one, Tree):
+            places[one.name] = Place(at, one.nbytes, one.nbytes, "u1")
         elif isinstance(one, Records):
             places[f"{one.name},{one.version}"] = Place(at, one.nbytes, one.dtype.itemsize, "", one.first)
         else:
@@ -204,9 +224,11 @@ def make_layout(primary: fits.Header, extensions: Sequence[Image | Table | Recor
     return Layout(tuple(headers), places, at)
 
 
-def _header(one: Image | Table | Records) -> fits.Header:
+def _header(one: AnyExtension) -> fits.Header:
     if isinstance(one, Image):
         return image_header(one)
+    if isinstance(one, Tree):
+        return _tree_header(one)
     return _table_header(one) if isinstance(one, Table) else records_header(one)
 
 
@@ -251,6 +273,23 @@ def _table_header(table: Table) -> fits.Header:
     for number, (name, form) in enumerate(INT_TIMES_COLUMNS, 1):
         cards += [(f"TTYPE{number}", name), (f"TFORM{number}", form)]
     cards += [("EXTNAME", table.name, "extension name"), ("EXTVER", 1, "extension value")]
+    return fits.Header([fits.Card(*card) for card in cards])
+
+
+def _tree_header(tree: Tree) -> fits.Header:
+    cards: list[Any] = [
+        ("XTENSION", "BINTABLE", "binary table extension"),
+        ("BITPIX", 8, "array data type"),
+        ("NAXIS", 2, "number of array dimensions"),
+        ("NAXIS1", tree.nbytes, "length of dimension 1"),
+        ("NAXIS2", 1, "length of dimension 2"),
+        ("PCOUNT", 0, "number of group parameters"),
+        ("GCOUNT", 1, "number of groups"),
+        ("TFIELDS", 1, "number of table fields"),
+        ("TTYPE1", "ASDF_METADATA"),
+        ("TFORM1", f"{tree.nbytes}B"),
+        ("EXTNAME", tree.name, "extension name"),
+    ]
     return fits.Header([fits.Card(*card) for card in cards])
 
 

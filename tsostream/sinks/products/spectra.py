@@ -20,10 +20,11 @@ from astropy.io import fits
 
 from tsostream.integration.payload import Times
 from tsostream.sinks.products.layout import (
-    Image,
+    AnyExtension,
     Layout,
     Records,
     Table,
+    Tree,
     carry,
     make_layout,
     primary_header,
@@ -129,11 +130,14 @@ class ExposureHeader:
         Primary keywords that are not the input's.
     sections
         Title -> keyword -> value: references, steps.
+    tree
+        Content of the ASDF extension, by which some readers tell an official spectrum.
     """
 
     source: Path | None
     keywords: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    tree: bytes = b""
 
     def primary(self, path: Path, model: str, first: int, last: int) -> Any:
         """PRIMARY header of a product.
@@ -240,7 +244,10 @@ class SpectraProduct:
         self.first = min(one.first for one in self.tables)
         self.count = max(one.first + one.count for one in self.tables) - self.first
         self._header, self._units = header, spectrum_units(*units)
-        self.file = ProductFile(path, self._layout, self.first, self.count, overwrite=overwrite, kept=kept)
+        static = {"ASDF": np.frombuffer(header.tree, np.uint8)} if header.tree else {}
+        self.file = ProductFile(
+            path, self._layout, self.first, self.count, static=static, overwrite=overwrite, kept=kept
+        )
 
     @property
     def path(self) -> Path:
@@ -251,7 +258,7 @@ class SpectraProduct:
         primary = self._header.primary(
             self.path, "TSOMultiSpecModel", self.first, self.first + self.count - 1
         )
-        extensions: list[Image | Table | Records] = [Table(self.count)]
+        extensions: list[AnyExtension] = [Table(self.count)]
         for version, one in enumerate(self.tables, 1):
             extensions.append(
                 Records(
@@ -265,6 +272,8 @@ class SpectraProduct:
                     [fits.Card(key, value) for key, value in one.cards.items()],
                 )
             )
+        if self._header.tree:
+            extensions.append(Tree(self._header.tree))
         return make_layout(primary, extensions)
 
     def add(

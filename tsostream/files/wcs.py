@@ -52,6 +52,12 @@ class CoordinateSystem:
     def __init__(self, wcs: Any, where: str, shape: tuple[int, int]):
         self._wcs, self._where, self._shape = wcs, where, shape
         self.n_inputs = int(wcs.forward_transform.n_inputs)
+        # asked for first: a transform that is its own inverse loses its box when the inverse is asked for
+        box = wcs.bounding_box if self.n_inputs == 2 else None
+        self._box = ((-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5))
+        if box is not None:
+            x, y = (tuple(float(edge) for edge in one) for one in box.bounding_box(order="F"))
+            self._box = ((x[0], x[1]), (y[0], y[1]))
 
     def _call(self, transform: Any, *inputs: Any) -> list[Array]:
         try:
@@ -103,7 +109,7 @@ class CoordinateSystem:
         if not {"slit_frame", "detector"} <= frames:
             return None
         to_detector = self._wcs.get_transform("slit_frame", "detector")
-        (x0, x1), (y0, y1) = self._box()
+        (x0, x1), (y0, y1) = self._box
         middle = (x0 + x1) / 2
         rows = np.arange(round(y1), dtype=np.float64)
         across = self._call(self._wcs, np.full(rows.size, middle), rows)[2]
@@ -116,16 +122,9 @@ class CoordinateSystem:
             return None
         return {"pixel": round(middle), "location": location, "trace": self._trace(to_detector, xpos, ypos)}
 
-    def _box(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        box = self._wcs.bounding_box
-        if box is None:
-            return (-0.5, self._shape[1] - 0.5), (-0.5, self._shape[0] - 0.5)
-        (x0, x1), (y0, y1) = (tuple(float(edge) for edge in one) for one in box.bounding_box(order="F"))
-        return (x0, x1), (y0, y1)
-
     def _trace(self, to_detector: Any, xpos: float, ypos: float) -> Array:
         """Row of the source in each column, straight lines between as many wavelengths as there are columns."""
-        (x0, x1), (y0, y1) = self._box()
+        (x0, x1), (y0, y1) = self._box
         count = int(x1 - x0)
         y, x = np.mgrid[np.ceil(y0) : np.floor(y1) + 1, np.ceil(x0) : np.floor(x1) + 1]
         light = self._call(self._wcs.get_transform("detector", "slit_frame"), x, y)[2]

@@ -308,7 +308,7 @@ class OutlierDetection(Operator):
         reach = 0
         for first, last in segments:
             n = last - first + 1
-            reach = max(reach, (width if 1 < width < n else n) - 1)
+            reach = max(reach, (width if 2 < width < n else n) - 1)
         return BoundWindowStep(
             self.name, binding.dq_plane, binding.info, reach, reach,
             partial(_remember_segment, bad=bad, width=width, segments=segments),

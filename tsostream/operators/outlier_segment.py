@@ -40,7 +40,8 @@ def segment_windows(
     for place, number in enumerate(numbers):
         first, last = next((one for one in segments if one[0] <= number <= one[1]), (number, number))
         if 1 < width < last - first + 1:
-            start = min(max(number - width // 2, first), last - width + 1)
+            # two at a time: the official code fills the end of the file with the last median, and its end is all of it
+            start = last - 1 if width == 2 else min(max(number - width // 2, first), last - width + 1)
             windows[place], rolling[place] = (start, start + width - 1), True
         else:
             windows[place] = first, last

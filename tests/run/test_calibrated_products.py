@@ -74,7 +74,9 @@ def test_files_of_each_segment(made: Path, exposure: SimulatedExposure) -> None:
             fits.open(product(made, path, "calints")) as cal,
             fits.open(product(made, path, "crfints")) as crf,
         ):
-            names = ["PRIMARY", "SCI", "ERR", "DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "INT_TIMES"]
+            names = [
+                "PRIMARY", "SCI", "ERR", "DQ", "WAVELENGTH", "VAR_POISSON", "VAR_RNOISE", "INT_TIMES", "ASDF",
+            ]  # fmt: skip
             for hdus in (cal, crf):
                 assert [hdu.name for hdu in hdus] == names
                 assert hdus[0].header["DATAMODL"] == "SlitModel"

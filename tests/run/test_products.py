@@ -178,7 +178,7 @@ def test_layout(cut: dict[int, SimulatedExposure], made: Path) -> None:
     for suffix, names in expected.items():
         with fits.open(product_path(made, source, suffix)) as hdus:
             hdus.verify("exception")
-            assert [hdu.name for hdu in hdus[1:]] == names
+            assert [hdu.name for hdu in hdus[1:]] == [*names, "ASDF"]
             assert hdus[0].header["DATAMODL"] == models[suffix]
             assert hdus[0].header["FILENAME"] == f"jw01366003001_04101_00001-seg002_nrs1_{suffix}.fits"
             assert hdus["SCI"].header["BUNIT"] == ("DN" if suffix == "ramp" else "DN/s")

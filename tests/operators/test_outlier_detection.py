@@ -16,18 +16,15 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Window
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding
-from tsostream.operators.outlier_detection import (
-    OutlierDetection,
-    count_outliers,
-    divide_level,
-    parse_good_bits,
-)
+from tsostream.operators.outlier_detection import OutlierDetection, parse_good_bits
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
+from tsostream.operators.outlier_window import count_outliers, divide_level
 from tsostream.operators.sorting import comparators
 from tsostream.operators.source_level import find_source, source_level
 from tsostream.operators.window import Ring, run_blocks, slice_rate
 from tsostream.testing.builders import make_info, make_rate, make_times
 from tsostream.testing.naive.outliers import (
+    level_between,
     middle_interval,
     official_median,
     source_ratio,
@@ -110,13 +107,31 @@ def test_source_level_is_the_median_ratio(seed: int) -> None:
     pixels = rng.permutation(24)[:9].astype(np.int32)
     ground, source = (rng.uniform(0.1, 2, 9).astype(np.float32) for _ in range(2))
     level = np.empty((3, 3))
-    source_level(data, bits, start, pixels, ground, source, level)
+    source_level(data, bits, start, pixels, ground, source, comparators(5), level)
     for i in range(3):
         for node in range(3):
             part = slice(start[node], start[node + 1])
             lost = (bits[i].ravel()[pixels[part]] & 1) > 0
             expected = source_ratio(data[i].ravel()[pixels[part]], lost, ground[part], source[part])
             np.testing.assert_allclose(level[i, node], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 7])
+def test_levels_between_the_nodes_lie_on_lines(nodes: int) -> None:
+    info, _, templates = scene(n=1)
+    source = find_source(templates, info, np.zeros(info.frame_shape, np.uint32))
+    rng = np.random.default_rng(nodes)
+    node = np.sort(rng.choice(200, nodes, replace=False)).astype(float)
+    source = dataclasses.replace(source, node=node)
+    level = rng.uniform(0.8, 1.2, (3, nodes))
+    level[1, 0] = np.nan
+    rows, columns = source.spread(level)
+    assert (rows == 1).all()
+    for i, line in enumerate(columns):
+        known = np.isfinite(level[i])
+        for x in range(0, 200, 7):
+            expected = level_between(level[i, known], node[known], x) if known.any() else 1.0
+            assert line[x] == pytest.approx(np.clip(expected, 0.02, 50.0), rel=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

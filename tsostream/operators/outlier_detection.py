@@ -4,10 +4,6 @@ The official step compares each integration with the rolling median of a file; s
 file's edges have a median of another time, and one bad sample takes the test from all integrations around it. The
 streaming form compares what is left when the source's own level is divided out (`tsostream.operators.source_level`),
 across the borders of files, with those samples of the window that are good.
-
-Whether a sample lies further from the window's median than a limit does not take the median: it does when more than
-half of the window's good samples lie further below, or further above, than that. Counting needs no order and no
-history.
 """
 
 from __future__ import annotations
@@ -24,163 +20,16 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Window
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding, BoundWindowStep, Frames, Operator
-from tsostream.operators.jit import kernel
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
+from tsostream.operators.outlier_window import count_outliers, divide_level
 from tsostream.operators.rate_sync import match_nans_and_flags
 from tsostream.operators.sorting import comparators
 from tsostream.operators.source_level import SourceLevel, find_source
 
-__all__ = ["OutlierDetection", "count_outliers", "divide_level", "parse_good_bits"]
+__all__ = ["OutlierDetection", "parse_good_bits"]
 
-_LOST = np.uint32(dq.DO_NOT_USE)
-_FLAGS = np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
-#: samples looked at beyond half of the window
-SPARE = 7
 #: samples a window may have
 MOST_SAMPLES = 1023
-
-
-@kernel
-def _divide_row(data, bits, bad, row, columns, share, plane):
-    """`divide_level` of one row; rows of their own let the compiler do several pixels at once."""
-    one, nan = np.float32(1.0), np.float32(np.nan)
-    for x in range(plane.size):
-        value = data[x] / (one + (row * columns[x] - one) * share[x])
-        # no branches; only finite values have difference 0
-        good = ((bits[x] & bad) == 0) & (value - value == 0)
-        plane[x] = value if good else nan
-
-
-@kernel
-def divide_level(data, bits, bad, rows, columns, share, planes):
-    """Divide the source's level out of slopes.
-
-    Parameters
-    ----------
-    data : float32 [integration, y, x]
-        Slopes.
-    bits : uint32 [integration, y, x]
-        DQ.
-    bad : uint32
-        Bits that make a sample unfit.
-    rows, columns : float32 [integration, y], [integration, x]
-        Level of the source is their product.
-    share : float32 [y, x]
-        Part of each pixel's light that is the source's.
-    planes : float32 [integration, y, x]
-        Written: what the slopes were at level 1; NaN for unfit samples.
-    """
-    for i in range(data.shape[0]):
-        for y in range(data.shape[1]):
-            _divide_row(data[i, y], bits[i, y], bad, rows[i, y], columns[i], share[y], planes[i, y])
-
-
-@kernel
-def _set_limits(value, err, excess, row, columns, share, snr, low, high, inside):
-    """Limits of one row of pixels, and counts at zero."""
-    one = np.float32(1.0)
-    for x in range(low.size):
-        error = err[x] / (one + (row * columns[x] - one) * share[x])
-        limit = snr * np.sqrt(error * error + excess[x])
-        low[x] = value[x] - limit
-        high[x] = value[x] + limit
-        inside[x] = np.float32(0.0)
-
-
-@kernel
-def _count_inside(a, b, c, d, low, high, inside):
-    """Count how many of four samples are within the limits, for one row of pixels; NaN is not."""
-    for x in range(low.size):
-        bottom, top = low[x], high[x]
-        found = np.float32((a[x] >= bottom) & (a[x] <= top)) + np.float32((b[x] >= bottom) & (b[x] <= top))
-        found += np.float32((c[x] >= bottom) & (c[x] <= top)) + np.float32((d[x] >= bottom) & (d[x] <= top))
-        inside[x] += found
-
-
-@kernel
-def _lies_outside(planes, slots, y, x, low, high):
-    """Tell whether more than half of a pixel's good samples lie below, or above, the limits."""
-    good = below = above = 0
-    for k in range(slots.size):
-        sample = planes[slots[k], y, x]
-        # NaN is neither there nor below nor above
-        good += sample == sample
-        below += sample < low
-        above += sample > high
-    return below > good // 2 or above > good // 2
-
-
-@kernel
-def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, bits):
-    """Flag samples further than ``snr`` errors from the median of the good samples in their window.
-
-    With an even number of samples the median is the interval between the two in the middle.
-
-    Parameters
-    ----------
-    planes : float32 [slot, y, x]
-        Samples at level 1; NaN for unfit ones.
-    slots : int64 [integration, sample]
-        Slots of each integration's window; -1 for none.
-    own : int64 [integration]
-        Slot of the integration itself.
-    err : float32 [integration, y, x]
-        1-sigma error of the slopes.
-    excess : float32 [y, x]
-        Variance beyond the errors that the pixel shows in time, at level 1.
-    rows, columns, share
-        As in `divide_level`.
-    snr : float32
-        Limit.
-    bits : uint32 [integration, y, x]
-        DO_NOT_USE and OUTLIER are added.
-    """
-    nx = planes.shape[2]
-    low = np.empty(nx, np.float32)
-    high = np.empty(nx, np.float32)
-    inside = np.empty(nx, np.float32)
-    nothing = np.full(nx, np.nan, np.float32)
-    there = np.empty(slots.shape[1], np.int64)
-    for y in range(planes.shape[1]):
-        for i in range(slots.shape[0]):
-            count = 0
-            for k in range(slots.shape[1]):
-                if slots[i, k] >= 0:
-                    there[count] = slots[i, k]
-                    count += 1
-            window = there[:count]
-            _set_limits(
-                planes[own[i], y],
-                err[i, y],
-                excess[y],
-                rows[i, y],
-                columns[i],
-                share[y],
-                snr,
-                low,
-                high,
-                inside,
-            )
-            # most pixels are settled when more than half of the window is within the limits: what is left cannot
-            # be more than half of the good samples; some more are looked at, as some are NaN
-            enough = count // 2 + 1
-            looked = min(count, enough + SPARE)
-            first = (count - looked) // 2
-            for k in range(first, first + looked, 4):
-                end = first + looked - k
-                a = planes[window[k], y]
-                b = planes[window[k + 1], y] if end > 1 else nothing
-                c = planes[window[k + 2], y] if end > 2 else nothing
-                d = planes[window[k + 3], y] if end > 3 else nothing
-                _count_inside(a, b, c, d, low, high, inside)
-            for x in range(nx):
-                bottom, top = low[x], high[x]
-                if (
-                    inside[x] < enough
-                    and bottom == bottom
-                    and _lies_outside(planes, window, y, x, bottom, top)
-                ):
-                    bits[i, y, x] |= _FLAGS
 
 
 def parse_good_bits(text: str | int | None) -> int:

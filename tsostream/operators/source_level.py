@@ -18,8 +18,9 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import comparators, sort_lanes
 
-__all__ = ["SourceLevel", "find_source", "source_level"]
+__all__ = ["SourceLevel", "find_source", "source_level", "spread_level"]
 
 #: pixels that decide about the level of a stretch of the spectrum, and the fewest that can
 NODE_PIXELS = 96
@@ -27,6 +28,8 @@ LEAST_PIXELS = 24
 #: columns of a stretch, and the most stretches
 NODE_COLUMNS = 48
 MOST_NODES = 32
+#: integrations whose levels are found side by side
+LANES = 32
 #: levels outside are no levels of a source that is still there
 LOWEST, HIGHEST = 0.02, 50.0
 
@@ -34,7 +37,7 @@ _LOST = np.uint32(dq.DO_NOT_USE)
 
 
 @kernel
-def source_level(data, bits, start, pixels, ground, source, level):
+def source_level(data, bits, start, pixels, ground, source, pairs, level):
     """Level of the source against the template: the median of (signal - ground) / source over bright pixels.
 
     Parameters
@@ -49,21 +52,66 @@ def source_level(data, bits, start, pixels, ground, source, level):
         Flat indices.
     ground, source : float32 [pixel]
         Template of the background and of the source there; the latter positive.
+    pairs : int32 [comparator, 2]
+        Comparators for the longest list, as `tsostream.operators.sorting.comparators`.
     level : float64 [integration, node]
         Written; NaN where no pixel counts.
     """
-    nx = data.shape[2]
-    ratios = np.empty(pixels.size, np.float64)
-    for i in range(data.shape[0]):
+    slopes, flags = data.reshape(data.shape[0], -1), bits.reshape(data.shape[0], -1)
+    longest = 0
+    for node in range(start.size - 1):
+        longest = max(longest, start[node + 1] - start[node])
+    # integrations lie side by side, and are sorted together
+    lanes = np.empty((longest, min(LANES, data.shape[0])), np.float32)
+    count = np.empty(lanes.shape[1], np.int64)
+    for first in range(0, data.shape[0], LANES):
         for node in range(start.size - 1):
-            count = 0
-            for p in range(start[node], start[node + 1]):
-                y, x = pixels[p] // nx, pixels[p] % nx
-                value = (data[i, y, x] - ground[p]) / source[p]
-                if np.isfinite(value) and (bits[i, y, x] & _LOST) == 0:
-                    ratios[count] = value
-                    count += 1
-            level[i, node] = np.median(ratios[:count]) if count > 0 else np.nan
+            # what is missing sorts behind all others
+            lanes[:, :] = np.inf
+            for lane in range(min(lanes.shape[1], data.shape[0] - first)):
+                i, known = first + lane, 0
+                for p in range(start[node], start[node + 1]):
+                    value = (slopes[i, pixels[p]] - ground[p]) / source[p]
+                    # only finite values have difference 0
+                    if (value - value == 0) & ((flags[i, pixels[p]] & _LOST) == 0):
+                        lanes[known, lane] = value
+                        known += 1
+                count[lane] = known
+            sort_lanes(lanes, pairs)
+            for lane in range(min(lanes.shape[1], data.shape[0] - first)):
+                half = count[lane] // 2
+                if count[lane] == 0:
+                    level[first + lane, node] = np.nan
+                elif count[lane] % 2:
+                    level[first + lane, node] = lanes[half, lane]
+                else:
+                    level[first + lane, node] = 0.5 * (
+                        np.float64(lanes[half - 1, lane]) + np.float64(lanes[half, lane])
+                    )
+
+
+@kernel
+def spread_level(level, left, share, lowest, highest, line):
+    """Levels between the nodes, on straight pieces.
+
+    Parameters
+    ----------
+    level : float64 [integration, node]
+        At the nodes.
+    left : int64 [place]
+        Node to the left of each place.
+    share : float64 [place]
+        How far it is towards the next one.
+    lowest, highest : float
+        Levels outside are set to these.
+    line : float32 [integration, place]
+        Written.
+    """
+    last = level.shape[1] - 1
+    for i in range(level.shape[0]):
+        for x in range(left.size):
+            value = level[i, left[x]] * (1.0 - share[x]) + level[i, min(left[x] + 1, last)] * share[x]
+            line[i, x] = min(max(value, lowest), highest)
 
 
 @dataclass(frozen=True)
@@ -93,7 +141,7 @@ class SourceLevel:
     def measure(self, data: np.ndarray, bits: np.ndarray) -> np.ndarray:
         """Level of each integration at each node, float64 [integration, node]."""
         level = np.empty((len(data), len(self.node)))
-        source_level(data, bits, self.start, self.pixels, self.ground, self.source, level)
+        source_level(data, bits, self.start, self.pixels, self.ground, self.source, self._comparators, level)
         return level
 
     def spread(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,15 +155,23 @@ class SourceLevel:
         good = np.isfinite(level) & (level > LOWEST) & (level < HIGHEST)
         whole = good.all(axis=1) & (level.shape[1] > 0)
         left, share = self._pieces
-        if whole.any():
-            known = level[whole]
-            right = np.minimum(left + 1, level.shape[1] - 1)
-            line = known[:, left] * (1.0 - share) + known[:, right] * share
-            target[whole] = np.clip(line, LOWEST, HIGHEST)
+        if whole.all() and len(whole):
+            spread_level(level, left, share, LOWEST, HIGHEST, target)
+        elif whole.any():
+            line = np.empty((int(whole.sum()), target.shape[1]), np.float32)
+            spread_level(level[whole], left, share, LOWEST, HIGHEST, line)
+            target[whole] = line
+        if whole.all():
+            return rows, columns
         place = np.arange(target.shape[1], dtype=np.float64)
         for i in np.flatnonzero(~whole & good.any(axis=1)):
             target[i] = _line_through(place, self.node[good[i]], level[i, good[i]])
         return rows, columns
+
+    @cached_property
+    def _comparators(self) -> np.ndarray:
+        """Comparators that sort the longest list."""
+        return comparators(int(np.diff(self.start).max(initial=1)))
 
     @cached_property
     def _pieces(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OUTLIER_TWINS", "middle_interval", "official_median", "source_ratio", "unfit_removed"]
+__all__ = [
+    "OUTLIER_TWINS", "level_between", "middle_interval", "official_median", "source_ratio", "unfit_removed",
+]  # fmt: skip
 
 
 def source_ratio(values: np.ndarray, lost: np.ndarray, ground: np.ndarray, source: np.ndarray) -> float:
@@ -17,6 +19,14 @@ def source_ratio(values: np.ndarray, lost: np.ndarray, ground: np.ndarray, sourc
         if not bad and np.isfinite(v)
     ]
     return float(np.median(ratios)) if ratios else np.nan
+
+
+def level_between(level: np.ndarray, node: np.ndarray, place: float) -> float:
+    """Level at a place between nodes or beyond the outermost ones, on the straight line through the nearest two."""
+    if len(node) == 1:
+        return float(level[0])
+    k = min(max(sum(1 for one in node if one <= place) - 1, 0), len(node) - 2)
+    return float(level[k] + (level[k + 1] - level[k]) * (place - node[k]) / (node[k + 1] - node[k]))
 
 
 def unfit_removed(value: float, bad: bool, level: float = 1.0, share: float = 0.0) -> float:
@@ -68,12 +78,21 @@ def official_median(cube: np.ndarray, width: int) -> np.ndarray:
 
 OUTLIER_TWINS: dict[str, Any] = {
     "source_level.source_level": source_ratio,
-    "outlier_detection.divide_level": unfit_removed,
-    "outlier_detection.count_outliers": middle_interval,
-    "outlier_detection._divide_row": unfit_removed,
-    "outlier_detection._set_limits": middle_interval,
-    "outlier_detection._count_inside": middle_interval,
-    "outlier_detection._lies_outside": middle_interval,
+    "source_level.spread_level": level_between,
+    "outlier_window.divide_level": unfit_removed,
+    "outlier_window._divide_row": unfit_removed,
+    **{
+        f"outlier_window.{name}": middle_interval
+        for name in (
+            "count_outliers",
+            "_share_windows",
+            "_take_lowest",
+            "_take_highest",
+            "_set_bounds",
+            "_find_doubtful",
+            "_lies_outside",
+        )
+    },
     "outlier_segment.keep_samples": unfit_removed,
     "outlier_segment.flag_against_median": official_median,
 }

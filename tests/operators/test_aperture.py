@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tsostream.errors import InputError
 from tsostream.operators.aperture import covariance, geometry
-from tsostream.operators.aperture.measure import solve_symmetric
+from tsostream.operators.aperture.solving import solve_symmetric
 from tsostream.operators.aperture.sums import Position
 from tsostream.testing.naive.aperture import solve_system
 

@@ -15,7 +15,7 @@ from tsostream.errors import ConfigError, InputError
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Rate
-from tsostream.operators.aperture.sums import measure_block
+from tsostream.operators.aperture.sums import measure_block, measure_spectrum
 from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.extract_1d import BoundExtract1d, Extract1d
 from tsostream.testing.builders import make_binding, make_info, make_rate, make_scene
@@ -28,8 +28,14 @@ def flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def assert_agrees(block: Rate, aperture: Any) -> None:
-    out = measure_block(block, aperture)._asdict()
+def assert_agrees(block: Rate, step: BoundExtract1d) -> None:
+    """The sums row after row, those from the lists, and the twin."""
+    aperture = step.aperture
+    for out in (measure_spectrum(block, step.series[0].strips), measure_block(block, aperture)):
+        assert_is_twin(out._asdict(), block, aperture)
+
+
+def assert_is_twin(out: dict[str, Any], block: Rate, aperture: Any) -> None:
     var_flat = None if block.var_flat is None else flat(block.var_flat)
     twin = measure_columns(
         flat(block.data), flat(block.var_poisson), flat(block.var_rnoise), var_flat, flat(block.dq), aperture
@@ -73,7 +79,7 @@ def test_agrees_with_its_twin(
     block.data[~(np.abs(block.data) < 1e30)] = np.nan
     if has_flat:
         block.var_flat = (0.01 * block.var_poisson).astype(np.float32)
-    assert_agrees(block, step.aperture)
+    assert_agrees(block, step)
 
 
 def clean(mode: str = "NRS_BRIGHTOBJ", **parameters: Any) -> tuple[ExposureInfo, BoundExtract1d]:

@@ -19,23 +19,21 @@ from tsostream.integration.coupling import Coupling, PerIntegration, Template
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
-from tsostream.operators.aperture.measure import Aperture, Sums
-from tsostream.operators.aperture.sums import measure_block
+from tsostream.operators.aperture.lists import Aperture
 from tsostream.operators.base import Binding, Operator
 from tsostream.operators.soss.extract import BoundSoss, bind_soss
 from tsostream.operators.soss.official_block import BoundOfficialSoss, bind_official_soss
-from tsostream.operators.spectral.correction import apply_correction, choose_correction
+from tsostream.operators.spectral.correction import choose_correction
 from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
-from tsostream.operators.spectral.fitting import fit_block
 from tsostream.operators.spectral.official_block import BoundOfficialExtract1d, bind_official
 from tsostream.operators.spectral.series import (
     Recipe,
     Scene,
     Series,
     build_series,
+    extract_series,
+    join_series,
     read_scene,
-    series_columns,
-    series_spectra,
 )
 
 __all__ = ["BoundExtract1d", "Extract1d"]
@@ -121,30 +119,8 @@ class BoundExtract1d:
 
     def push(self, block: Rate) -> list[Measurement]:
         """Extract every integration of a block, in all series."""
-        boxes: dict[int, Sums] = {}
-        columns, spectra = [], []
-        for one in self.series:
-            # series of one width share their pixels, and so their box sums
-            box = boxes.get(id(one.aperture))
-            if box is None:
-                box = boxes[id(one.aperture)] = measure_block(block, one.aperture)
-            out = box if one.fit is None else fit_block(block, one.aperture, one.fit, box)
-            columns.append(series_columns(out, one, along_y=self.along_y))
-            spectra.append(series_spectra(out, one))
-        joined = {name: np.stack([part[name] for part in spectra], axis=1) for name in spectra[0]}
-        if self.corrections is not None:
-            apply_correction(joined, self.corrections)
-            joined["own_err"] *= self.corrections
-        return [
-            Measurement(
-                block.first,
-                block.times,
-                self.keys,
-                {name: np.stack([part[name] for part in columns], axis=1) for name in columns[0]},
-                joined,
-                np.ones(block.count, bool),
-            )
-        ]
+        found = extract_series(block, self.series, along_y=self.along_y)
+        return [join_series(block, self.keys, found, self.corrections)]
 
     def flush(self) -> list[Measurement]:
         """Nothing is held back."""

@@ -400,7 +400,7 @@ class Chain:
         lent: Lent | None = None
         with self._naming(raw, carry) as at:
             try:
-                at.step, began = "ramp_fit", time.perf_counter()
+                at.step, began = "ramp_fit", time.thread_time()
                 lent = self.rates.lend(raw, carry)
                 if not self.rates.info.is_ramp:
                     self._clock("decode", began)
@@ -408,7 +408,7 @@ class Chain:
                 rate = self._walk(self.slopes.calibration, rate, at)
                 rate = self._show("calints", rate, at)
                 if self.window is not None and ring is not None:
-                    at.step, began = self.window.name, time.perf_counter()
+                    at.step, began = self.window.name, time.thread_time()
                     ring.put(rate)
                     self._clock(at.step, began)
             except BaseException:
@@ -440,7 +440,7 @@ class Chain:
             with self._naming(block.raw) as at:
                 rate = slice_rate(block.rate, start, block.rate.count) if start else block.rate
                 if self.window is not None and ring is not None:
-                    at.step, began = self.window.name, time.perf_counter()
+                    at.step, began = self.window.name, time.thread_time()
                     rate = self.window.run(rate, ring.frames)
                     self._clock(at.step, began)
                     rate = self._show(self.window.name, rate, at)
@@ -448,7 +448,7 @@ class Chain:
                 rate = self._walk(self.slopes.cleaning, rate, at)
                 result: Any = rate
                 for step in self.measuring:
-                    at.step, began = step.name, time.perf_counter()
+                    at.step, began = step.name, time.thread_time()
                     (result,) = step.push(result)
                     self._clock(at.step, began)
         finally:
@@ -464,7 +464,7 @@ class Chain:
 
     def _walk(self, steps: tuple[BoundRateStep, ...], rate: Rate, at: _At) -> Rate:
         for step in steps:
-            at.step, began = step.name, time.perf_counter()
+            at.step, began = step.name, time.thread_time()
             if not step.skipped:
                 rate = step.run(rate)
                 self._clock(step.name, began)
@@ -473,7 +473,7 @@ class Chain:
 
     def _show(self, place: str, rate: Rate, at: _At) -> Rate:
         for tap in self.taps.get(place, ()):
-            at.step, began = "products", time.perf_counter()
+            at.step, began = "products", time.thread_time()
             tap(rate)
             self._clock(at.step, began)
         return rate
@@ -498,10 +498,10 @@ class Chain:
 
     def _clock(self, name: str, began: float) -> None:
         with self._timing:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.thread_time() - began
 
     def step_seconds(self) -> dict[str, float]:
-        """Worker time of every step so far, in processing order [s]."""
+        """Processor time that every step took of the workers so far, in processing order [s]."""
         order = ["decode", *(step.name for step in (*self.slopes.all, *self.measuring)), "products"]
         mine = {name: self.seconds[name] for name in order if name in self.seconds}
         return {**self.rates.seconds, **mine}

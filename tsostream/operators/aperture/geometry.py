@@ -22,6 +22,7 @@ __all__ = [
     "ground_mask",
     "pixel_lists",
     "robust_spread",
+    "sampled_rows",
 ]
 
 
@@ -233,6 +234,26 @@ def _quantiles(values: np.ndarray, count: np.ndarray, fraction: float) -> np.nda
     columns = np.arange(values.shape[1])
     first, second = values[lower, columns], values[upper, columns]
     return first + (second - first) * (place - lower)
+
+
+def sampled_rows(ground: np.ndarray, count: int) -> np.ndarray:
+    """Rows that a first look at the background is taken from: evenly spaced, about ``count`` pixels in each column.
+
+    Parameters
+    ----------
+    ground : bool [cross, disp]
+        Background pixels.
+    count
+        Pixels wanted of a column, of those that have so many.
+
+    Returns
+    -------
+    bool [cross]
+    """
+    each = ground.sum(axis=0)
+    usual = int(np.median(each[each > 0])) if each.any() else 0
+    rows = np.flatnonzero(ground.any(axis=1))[:: max(1, usual // count)]
+    return np.isin(np.arange(len(ground)), rows)
 
 
 def column_profile(

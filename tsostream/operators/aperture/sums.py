@@ -1,47 +1,42 @@
-"""Result arrays of the measuring kernel, and what position and width they mean."""
+"""Blocks taken through the measuring kernels, and what position and width their results mean."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tsostream.integration.payload import Rate
-from tsostream.operators.aperture.measure import COEFFICIENTS, Aperture, Sums, measure
+from tsostream.operators.aperture.lists import Aperture, Sums, empty_sums
+from tsostream.operators.aperture.measure import measure
+from tsostream.operators.aperture.strip_sums import Planes, measure_strips
+from tsostream.operators.aperture.strips import Strips
 
-__all__ = ["Position", "measure_block", "position"]
+__all__ = ["Position", "measure_block", "measure_spectrum", "position"]
 
 
 def measure_block(block: Rate, aperture: Aperture) -> Sums:
-    """Run the kernel over a block of slopes."""
-    n, columns = block.count, aperture.start.size - 1
-    flux, poisson, rnoise, flat_field, error, ground, ground_variance = (
-        np.empty((n, columns)) for _ in range(7)
-    )
-    out = Sums(
-        flux,
-        poisson,
-        rnoise,
-        flat_field,
-        error,
-        ground,
-        ground_variance,
-        dq=np.empty((n, columns), np.uint32),
-        npixels=np.empty((n, columns)),
-        lost=np.empty((n, columns)),
-        counts=np.empty((n, columns, 4), np.int32),
-        fit=np.empty((n, COEFFICIENTS)),
-        fit_error=np.empty((n, COEFFICIENTS)),
-    )
-    flat = block.var_flat if block.var_flat is not None else np.empty((n, 0), np.float32)
-    measure(
-        block.data.reshape(n, -1),
-        block.var_poisson.reshape(n, -1),
-        block.var_rnoise.reshape(n, -1),
-        flat.reshape(n, -1),
-        block.dq.reshape(n, -1),
-        aperture,
-        out,
+    """Measure a block of slopes from pixel lists."""
+    out = empty_sums(block.count, aperture.start.size - 1)
+    measure(*_planes(block, block.count, -1), aperture, out)
+    return out
+
+
+def measure_spectrum(block: Rate, strips: Strips) -> Sums:
+    """Measure a block of slopes of a spectrum, row after row."""
+    out = empty_sums(block.count, strips.area.size)
+    measure_strips(
+        Planes(*_planes(block, *block.data.shape)), Planes(*_planes(block, block.count, -1)), strips, out
     )
     return out
+
+
+def _planes(block: Rate, *shape: int) -> list[np.ndarray]:
+    """Slopes, variances and DQ in some shape; flat-field variances without pixels where there are none."""
+    none = np.empty((block.count, *(0 for _ in shape[1:])), np.float32)
+    flat = none if block.var_flat is None else block.var_flat.reshape(shape)
+    data, poisson, rnoise = (
+        array.reshape(shape) for array in (block.data, block.var_poisson, block.var_rnoise)
+    )
+    return [data, poisson, rnoise, flat, block.dq.reshape(shape)]
 
 
 class Position:

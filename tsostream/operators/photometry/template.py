@@ -14,11 +14,15 @@ import numpy as np
 
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
-from tsostream.operators.aperture.measure import Aperture
+from tsostream.operators.aperture.lists import Aperture
 from tsostream.operators.aperture.sums import measure_block, position
 from tsostream.operators.circle import circle_weights
 
 __all__ = ["BoundTsoPhotometry", "Circle", "GrowthCurve", "Scene", "centroid", "growth_curve", "make_circle"]
+
+
+#: pixels that the first level of the background is taken from
+GROUND_SAMPLE = 101
 
 
 @dataclass(frozen=True)
@@ -320,12 +324,12 @@ def _assemble(
         ground_start=np.array([0, ground_pixel.size], np.int32),
         ground=ground_pixel,
         ground_template=scene.image.ravel()[ground_pixel].astype(np.float32),
+        ground_sampled=np.arange(ground_pixel.size) % max(1, ground_pixel.size // GROUND_SAMPLE) == 0,
         fit_pixel=pixel[sure],
         fit_column=np.zeros(int(sure.sum()), np.int32),
         basis=np.ascontiguousarray(basis[sure], np.float32),
         fit_weight=inverse[sure].astype(np.float32),
         scale=np.ascontiguousarray(scene.scale.ravel(), np.float32),
-        ground_sample=101,
         **options,
     )
 

@@ -13,25 +13,22 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
-from tsostream.operators.aperture.measure import Sums
-from tsostream.operators.aperture.sums import measure_block
 from tsostream.operators.base import Binding
 from tsostream.operators.soss.geometry import OrderTrace, box_weights, soss_traces
 from tsostream.operators.soss.kernels import apply_operator, column_sums, subtract_orders
 from tsostream.operators.soss.models import OVERLAP_REFERENCES, order_models, profile_image
 from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
 from tsostream.operators.soss.solve import TooFewPixelsError
-from tsostream.operators.spectral.correction import apply_correction
 from tsostream.operators.spectral.definition import column_wavelengths
-from tsostream.operators.spectral.fitting import fit_block
 from tsostream.operators.spectral.series import (
+    Extracted,
     Recipe,
     Scene,
     Series,
     build_series,
+    extract_series,
+    join_series,
     read_scene,
-    series_columns,
-    series_spectra,
 )
 
 __all__ = ["BoundSoss", "bind_soss", "overlap_settings", "soss_orders"]
@@ -190,8 +187,7 @@ class BoundSoss:
 
     def push(self, block: Rate) -> list[Measurement]:
         """Extract every integration of a block, all orders."""
-        columns: list[dict[str, np.ndarray]] = []
-        spectra: list[dict[str, np.ndarray]] = []
+        found: list[Extracted] = []
         amplitudes = None
         if self.separation is not None:
             amplitudes = self.separation.amplitudes(block.data, block.dq)
@@ -199,28 +195,8 @@ class BoundSoss:
             own = block
             if self.separation is not None and amplitudes is not None:
                 own = replace(block, data=self.separation.without_others(block.data, amplitudes, order))
-            boxes: dict[int, Sums] = {}
-            for _, one in group:
-                box = boxes.get(id(one.aperture))
-                if box is None:
-                    box = boxes[id(one.aperture)] = measure_block(own, one.aperture)
-                out = box if one.fit is None else fit_block(own, one.aperture, one.fit, box)
-                columns.append(series_columns(out, one, along_y=False))
-                spectra.append(series_spectra(out, one))
-        joined = {name: np.stack([part[name] for part in spectra], axis=1) for name in spectra[0]}
-        if self.corrections is not None:
-            apply_correction(joined, self.corrections)
-            joined["own_err"] *= self.corrections
-        return [
-            Measurement(
-                block.first,
-                block.times,
-                self.keys,
-                {name: np.stack([part[name] for part in columns], axis=1) for name in columns[0]},
-                joined,
-                np.ones(block.count, bool),
-            )
-        ]
+            found += extract_series(own, [one for _, one in group], along_y=False)
+        return [join_series(block, self.keys, found, self.corrections)]
 
     def flush(self) -> list[Measurement]:
         """Nothing is held back."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.integration.payload import Rate
-from tsostream.operators.aperture.measure import COEFFICIENTS, Aperture, Sums, solve_symmetric
+from tsostream.operators.aperture.lists import COEFFICIENTS, Aperture, Sums
+from tsostream.operators.aperture.solving import solve_symmetric
 from tsostream.operators.jit import kernel
 
 __all__ = ["MOST_TERMS", "ProfileFit", "fit_block", "fit_columns", "linear_weights"]

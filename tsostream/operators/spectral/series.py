@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tsostream.integration import dq
+from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.covariance import column_excess, sum_weights
-from tsostream.operators.aperture.measure import Aperture, Sums
-from tsostream.operators.aperture.sums import Position, position
+from tsostream.operators.aperture.lists import Aperture, Sums
+from tsostream.operators.aperture.strips import Strips, lay_out
+from tsostream.operators.aperture.sums import Position, measure_spectrum, position
 from tsostream.operators.aperture.units import flux_scale_map
 from tsostream.operators.base import Binding
-from tsostream.operators.spectral.fitting import ProfileFit, linear_weights
+from tsostream.operators.spectral.correction import apply_correction
+from tsostream.operators.spectral.fitting import ProfileFit, fit_block, linear_weights
 
 __all__ = [
-    "Scene", "Series", "build_series", "profile_positions", "read_scene", "series_columns", "series_spectra",
+    "Extracted", "Recipe", "Scene", "Series", "build_series", "extract_series", "join_series", "profile_positions",
+    "read_scene",
 ]  # fmt: skip
 
+#: pixels of a column that the first level of its background is taken from
+GROUND_SAMPLE = 9
 #: least relative uncertainty of the profile
 PROFILE_ERROR = 0.03
 
@@ -105,8 +112,8 @@ class Series:
         ``box``, ``optimal`` or ``profile``.
     extract_width
         Full width of the aperture [px]; NaN for one from a reference.
-    aperture
-        Pixel lists and profile.
+    aperture, strips
+        Pixel lists and profile, by columns and in the order of memory.
     fit
         Weights of a fit; None for a box.
     centre, width
@@ -125,6 +132,7 @@ class Series:
     method: str
     extract_width: float
     aperture: Aperture
+    strips: Strips
     fit: ProfileFit | None
     centre: float
     width: float
@@ -190,6 +198,7 @@ def build_series(scene: Scene, trace: np.ndarray, recipe: Recipe, methods: dict[
     if not recipe.subtract:
         source, level = np.where(scene.bad, 0.0, scene.image), np.zeros_like(level)
     aperture, total = _assemble(scene, source, recipe)
+    strips = lay_out(aperture, (scene.scale_map.shape[0], scene.scale_map.shape[1]), along_y=scene.along_y)
     flux = np.where(np.isfinite(total) & (total > 0), total, 0.0)
     cross = np.arange(source.shape[0])[:, None]
     share = np.clip(source * weight, 0, None)
@@ -209,6 +218,7 @@ def build_series(scene: Scene, trace: np.ndarray, recipe: Recipe, methods: dict[
                 method=method,
                 extract_width=recipe.extract_width,
                 aperture=aperture,
+                strips=strips,
                 fit=fit,
                 centre=float((trace * flux).sum() / (flux.sum() or 1.0)),
                 width=float(np.sqrt(max(moment, 1e-6))),
@@ -259,12 +269,12 @@ def _assemble(scene: Scene, source: np.ndarray, recipe: Recipe) -> tuple[Apertur
         ground_start=ground_start,
         ground=ground_pixel,
         ground_template=scene.image[ground_cross, ground_disp].astype(np.float32),
+        ground_sampled=geometry.sampled_rows(recipe.ground, GROUND_SAMPLE)[ground_cross],
         fit_pixel=pixel[usable],
         fit_column=disp[usable].astype(np.int32),
         basis=np.ascontiguousarray(basis[usable], np.float32),
         fit_weight=inverse[usable].astype(np.float32),
         scale=np.ascontiguousarray(scene.scale_map.ravel(), np.float32),
-        ground_sample=9,
         ground_clip=recipe.bkg_clip,
         max_lost=recipe.max_lost,
         subtract=recipe.subtract,
@@ -301,7 +311,69 @@ def profile_positions(out: Any, series: Series) -> tuple[Position, Position]:
     return position(out, 1, 2, series.width), position(out, 3, 3, 1.0)
 
 
-def series_columns(out: Sums, one: Series, *, along_y: bool) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Extracted:
+    """What one series gives of a block.
+
+    Parameters
+    ----------
+    columns
+        Light-curve columns that tell where the source is, [integration].
+    spectra
+        [integration, column].
+    """
+
+    columns: dict[str, np.ndarray]
+    spectra: dict[str, np.ndarray]
+
+
+def extract_series(block: Rate, series: Iterable[Series], *, along_y: bool) -> list[Extracted]:
+    """Measure a block in several series; those of one width share their pixels, and so their box sums."""
+    boxes: dict[int, Sums] = {}
+    found = []
+    for one in series:
+        box = boxes.get(id(one.strips))
+        if box is None:
+            box = boxes[id(one.strips)] = measure_spectrum(block, one.strips)
+        out = box if one.fit is None else fit_block(block, one.aperture, one.fit, box)
+        found.append(Extracted(_series_columns(out, one, along_y=along_y), _series_spectra(out, one)))
+    return found
+
+
+def join_series(
+    block: Rate,
+    keys: tuple[tuple[int, int], ...],
+    found: Sequence[Extracted],
+    corrections: np.ndarray | None,
+) -> Measurement:
+    """Put series side by side.
+
+    Parameters
+    ----------
+    block
+        What was measured.
+    keys
+        (order, aperture) of each series.
+    found
+        Of each.
+    corrections : float64 [key, column], optional
+        Factors of flux and errors.
+    """
+    spectra = _side_by_side([one.spectra for one in found])
+    if corrections is not None:
+        apply_correction(spectra, corrections)
+        spectra["own_err"] *= corrections
+    columns = _side_by_side([one.columns for one in found])
+    return Measurement(block.first, block.times, keys, columns, spectra, np.ones(block.count, bool))
+
+
+def _side_by_side(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(parts) == 1:
+        return {name: array[:, None] for name, array in parts[0].items()}
+    return {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def _series_columns(out: Sums, one: Series, *, along_y: bool) -> dict[str, np.ndarray]:
     """Light-curve columns of one series that tell where the source is, [integration]."""
     across, along = profile_positions(out, one)
     names = ("y", "x") if along_y else ("x", "y")
@@ -315,11 +387,11 @@ def series_columns(out: Sums, one: Series, *, along_y: bool) -> dict[str, np.nda
     }
 
 
-def series_spectra(out: Sums, one: Series) -> dict[str, np.ndarray]:
+def _series_spectra(out: Sums, one: Series) -> dict[str, np.ndarray]:
     """Spectrum columns of one series, [integration, column]."""
     return {
         "flux": out.flux,
-        "flux_err": np.sqrt(out.error**2 + one.excess),
+        "flux_err": np.sqrt(out.error * out.error + one.excess),
         "own_err": out.error,
         "flux_var_poisson": out.var_poisson,
         "flux_var_rnoise": out.var_rnoise,

@@ -12,6 +12,8 @@ __all__ = ["measure_columns", "solve_system"]
 
 #: pixels further from the template than 8 sigma + 15 % of it do not decide the position
 FIT_SIGMA, FIT_PART = 8.0, 0.15
+#: with fewer usable pixels in the sample, all are taken
+FEWEST = 3
 
 
 def solve_system(matrix: np.ndarray, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +32,9 @@ def _ground(data: np.ndarray, variance: np.ndarray, good: np.ndarray, a: Any, c:
         if good[p]:
             scale = float(a.scale[p])
             excess[k] = (float(data[p] - a.ground_template[k]) * scale, float(variance[p]) * scale**2)
-    sample = [excess[k][0] for k in places[:: max(1, len(places) // a.ground_sample)] if k in excess]
+    sample = [value for k, (value, _) in excess.items() if a.ground_sampled[k]]
+    if len(sample) < FEWEST:
+        sample = [value for value, _ in excess.values()]
     if not sample:
         return np.nan, np.nan
     level = float(np.median(sample))
@@ -89,7 +93,7 @@ def measure_columns(
     bits : uint32 [integration, pixel]
         DQ.
     a
-        The `tsostream.operators.aperture.measure.Aperture`.
+        The `tsostream.operators.aperture.lists.Aperture`.
 
     Returns
     -------

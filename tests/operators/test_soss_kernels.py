@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from tsostream.operators.soss.kernels import apply_operator, column_sums, subtract_orders
-from tsostream.testing.naive.soss import naive_apply, naive_column_sums, naive_subtract_orders
+from tsostream.operators.soss.kernels import column_sums, solve_band, sparse_product, subtract_orders
+from tsostream.testing.naive.soss import (
+    naive_band_solve,
+    naive_column_sums,
+    naive_product,
+    naive_subtract_orders,
+)
 
 
 @settings(deadline=None, max_examples=15)
@@ -26,19 +32,35 @@ def test_kernels_against_naive(seed: int, lost: float) -> None:
     sums = np.empty((n, nx))
     column_sums(data.reshape(n, -1), bits.reshape(n, -1), start, pixel, share[y, x], template[y, x], sums)
     np.testing.assert_allclose(sums, naive_column_sums(data, bits, share, template), rtol=1e-6, atol=1e-6)
-    operator = rng.normal(size=(3, 5)).astype(np.float32)
-    source, target = np.array([0, 2, 3], np.int32), np.array([1, 2, 5, 6, 7], np.int32)
-    out = rng.normal(size=(n, 8))
-    before = out.copy()
-    expected = naive_apply(operator, source, target, sums, before)
-    apply_operator(operator, source, target, sums, np.empty(5), out)
-    np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(out[:, [0, 3, 4]], before[:, [0, 3, 4]])
     profiles = rng.random((2, ny, nx)).astype(np.float32)
-    amplitudes = out.reshape(n, 2, nx)
+    amplitudes = rng.normal(size=(n, 2, nx))
     clean = np.empty_like(data)
     for keep in (-1, 0, 1):
         subtract_orders(data, profiles, amplitudes, keep, clean)
         np.testing.assert_allclose(
             clean, naive_subtract_orders(data, profiles, amplitudes, keep), rtol=1e-5, atol=1e-4
         )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.integers(1, 14), st.integers(1, 9))
+def test_banded_solutions_against_naive(seed: int, count: int, below: int) -> None:
+    rng = np.random.default_rng(seed)
+    band = rng.normal(size=(count, below))
+    band[:, 0] = 2.0 * below + rng.random(count)
+    values = rng.normal(size=(3, count))
+    found = values.copy()
+    solve_band(band, found)
+    np.testing.assert_allclose(found, naive_band_solve(band, values), rtol=1e-9, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.floats(0.0, 1.0))
+def test_sparse_products_against_naive(seed: int, filled: float) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = np.where(rng.random((6, 9)) < filled, rng.normal(size=(6, 9)), 0.0)
+    rows = sparse.csr_matrix(matrix)
+    vectors = rng.normal(size=(2, 9))
+    out = np.empty((2, 6))
+    sparse_product(rows.indptr, rows.indices, rows.data, vectors, out)
+    np.testing.assert_allclose(out, naive_product(matrix, vectors), rtol=1e-12, atol=1e-14)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from tsostream.errors import ConfigError, Problem
-from tsostream.integration import dq
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
 from tsostream.operators.base import Binding
 from tsostream.operators.soss.geometry import OrderTrace, box_weights, soss_traces
-from tsostream.operators.soss.kernels import apply_operator, column_sums, subtract_orders
-from tsostream.operators.soss.models import OVERLAP_REFERENCES, order_models, profile_image
-from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
-from tsostream.operators.soss.solve import TooFewPixelsError
+from tsostream.operators.soss.models import OVERLAP_REFERENCES, profile_image
+from tsostream.operators.soss.overlap import OverlapSettings
+from tsostream.operators.soss.separation import Separation, separate
 from tsostream.operators.spectral.definition import column_wavelengths
 from tsostream.operators.spectral.series import (
     Extracted,
@@ -40,72 +38,6 @@ EDGE = 10.0
 SMOOTHING = 5.0
 #: fewest columns of an order that is worth a series
 SHORTEST = 16
-
-
-@dataclass(frozen=True)
-class Source:
-    """Pixels whose weighted sums the operator takes from one order.
-
-    Parameters
-    ----------
-    start, pixel, share, template
-        As in `column_sums`.
-    operator : float32 [source, target]
-        From the sums of the columns to amplitudes of the orders.
-    source : int32 [source]
-        Columns of the sums.
-    target : int32 [target]
-        Places in [order, x], flat.
-    """
-
-    start: np.ndarray
-    pixel: np.ndarray
-    share: np.ndarray
-    template: np.ndarray
-    operator: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-
-
-@dataclass(frozen=True)
-class Separation:
-    """Takes the orders apart.
-
-    Parameters
-    ----------
-    orders
-        Orders that are modelled.
-    profiles : float32 [order, y, x]
-        Their profiles.
-    sources
-        Sums and operators.
-    factor
-        Regularisation of the joint fit, for the record.
-    """
-
-    orders: tuple[int, ...]
-    profiles: np.ndarray
-    sources: tuple[Source, ...]
-    factor: float
-
-    def amplitudes(self, data: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Find what each order puts into each column, float64 [integration, order, x]."""
-        n, nx = len(data), data.shape[2]
-        found = np.zeros((n, len(self.orders) * nx))
-        sums = np.empty((n, nx))
-        flat, flags = data.reshape(n, -1), bits.reshape(n, -1)
-        for source in self.sources:
-            column_sums(flat, flags, source.start, source.pixel, source.share, source.template, sums)
-            scratch = np.empty(source.target.size)
-            apply_operator(source.operator, source.source, source.target, sums, scratch, found)
-        return found.reshape(n, len(self.orders), nx)
-
-    def without_others(self, data: np.ndarray, amplitudes: np.ndarray, order: int) -> np.ndarray:
-        """Images from which all orders but one are taken, float32 [integration, y, x]."""
-        clean = np.empty_like(data)
-        keep = self.orders.index(order) if order in self.orders else -1
-        subtract_orders(data, self.profiles, amplitudes, keep, clean)
-        return clean
 
 
 @dataclass(frozen=True)
@@ -220,6 +152,7 @@ def overlap_settings(step: Any, binding: Binding) -> OverlapSettings:
         limits=(keys["ORDER2_LOW"], keys["ORDER2_HIGH"]),
         singles=binding.info.subarray != "SUBSTRIP96",
         smoothing=SMOOTHING if step.scope == "streaming" else 0.0,
+        official=step.scope == "segment",
     )
 
 
@@ -250,7 +183,8 @@ def bind_soss(step: Any, binding: Binding) -> BoundSoss | None:
     ny, nx = scene.image.shape
     centres = {order: _centre(trace, nx, ny) for order, trace in traces.items()}
     width = step.widths[0] or step.soss_width
-    separation, notes = _separate(step, binding, scene, traces, width)
+    settings = overlap_settings(step, binding) if set(OVERLAP_REFERENCES) <= set(binding.references) else None
+    separation, notes = separate(step, binding, scene, traces, width, settings)
     shares: list[np.ndarray] = []
     series: list[Series] = []
     labels: list[int] = []
@@ -371,100 +305,3 @@ def _wavelength(binding: Binding, trace: OrderTrace, one: Series, nx: int) -> np
         image = np.asarray(given, np.float64)
         own = image if image.ndim == 1 else column_wavelengths(np.where(image > 0, image, np.nan), one.weight)
     return np.where(one.weight.sum(axis=0) > 0, own, np.nan)
-
-
-def _separate(
-    step: Any, binding: Binding, scene: Scene, traces: Mapping[int, OrderTrace], width: float
-) -> tuple[Separation | None, list[str]]:
-    """Calibrate the overlap on the template, or say which wavelengths it spoils."""
-    info = binding.info
-    ny, nx = scene.image.shape
-    boxes = {order: box_weights(trace.columns(nx)[0], width, ny) for order, trace in traces.items()}
-    ranges = _contaminated(boxes, traces, nx)
-    if not ranges:
-        return None, []
-    spoilt = "; ".join(f"order {order}: {text}" for order, text in ranges.items())
-    missing = [name for name in OVERLAP_REFERENCES if name not in binding.references]
-    if not step.soss_atoca:
-        return None, [f"the orders overlap and soss_atoca is off: contaminated are {spoilt}"]
-    if missing or not {1, 2} <= set(traces):
-        why = (
-            f"there is no {' and no '.join(missing)} reference"
-            if missing
-            else "an order is not in the subarray"
-        )
-        return None, [f"the overlap of the orders is not taken out ({why}): CONTAMINATED are {spoilt}"]
-    models = order_models(binding.references, traces, info)
-    known = {order: model for order, model in models.items() if order in traces}
-    if not {1, 2} <= set(known):
-        return None, [
-            f"the overlap of the orders is not taken out (no profile of an order): CONTAMINATED are {spoilt}"
-        ]
-    inverse = 1.0 / np.where(scene.variance > 0, scene.variance, np.inf)
-    inverse = np.where(np.isfinite(inverse), inverse, 0.0)
-    reference = (binding.dq_plane & np.uint32(dq.REFERENCE_PIXEL)) != 0
-    outside = [~(boxes[order] > 0) | reference for order in known]
-    # as officially: the criterion for the regularisation wants the noise of one integration
-    noise = np.sqrt(np.where(scene.variance > 0, scene.variance, 0.0) * (1.0 - 1.0 / max(scene.count, 2)))
-    typical = scene.image + np.random.default_rng(42).normal(0.0, np.nan_to_num(noise))
-    try:
-        overlap = calibrate_overlap(
-            list(known.values()), typical, inverse, outside, scene.bad, overlap_settings(step, binding)
-        )
-    except (TooFewPixelsError, ValueError, np.linalg.LinAlgError, RuntimeError) as error:
-        why = "too few pixels" if isinstance(error, TooFewPixelsError) else str(error).splitlines()[0]
-        return None, [f"the overlap of the orders cannot be modelled ({why}): CONTAMINATED are {spoilt}"]
-    return _as_operator(overlap, scene, inverse), []
-
-
-def _contaminated(
-    boxes: Mapping[int, np.ndarray], traces: Mapping[int, OrderTrace], nx: int
-) -> dict[int, str]:
-    """Wavelengths in which the box of an order shares pixels with that of another, as text."""
-    result = {}
-    for order, box in boxes.items():
-        shared = np.zeros(nx, bool)
-        for other, theirs in boxes.items():
-            if other != order:
-                shared |= (np.minimum(box, theirs) > 0).any(axis=0)
-        wave = traces[order].columns(nx)[1]
-        columns = np.flatnonzero(shared & np.isfinite(wave))
-        if columns.size:
-            runs = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
-            result[order] = ", ".join(f"{wave[run].min():.3f} to {wave[run].max():.3f} µm" for run in runs)
-    return result
-
-
-def _as_operator(overlap: Overlap, scene: Scene, inverse: np.ndarray) -> Separation:
-    """Freeze the errors, so that all fits together are one linear operator."""
-    orders = tuple(model.order for model in overlap.models)
-    nx = scene.image.shape[1]
-    image = np.where(np.isfinite(scene.image), scene.image, 0.0)
-    sources = []
-    both = np.flatnonzero(overlap.covered.ravel())
-    for k in range(2):
-        # rows: amplitudes of both orders; columns: the sums of this one
-        part = overlap.response[:, k * nx : (k + 1) * nx]
-        sources.append(_source(overlap.shares[k], image, part, both))
-    taken = {k + 1: overlap.covered[k] for k in range(2)}
-    for single in overlap.singles:
-        whole = np.zeros((nx, nx))
-        whole[single.columns] = single.operator(inverse)
-        columns = single.columns & ~taken.get(single.order, np.zeros(nx, bool))
-        place = np.zeros((len(orders), nx), bool)
-        place[orders.index(single.order)] = columns
-        tall = np.zeros((len(orders) * nx, nx))
-        tall[place.ravel()] = whole[columns]
-        sources.append(_source(single.share * inverse, image, tall, np.flatnonzero(place.ravel())))
-    profiles = np.stack([model.profile for model in overlap.models]).astype(np.float32)
-    return Separation(orders, profiles, tuple(sources), overlap.factor)
-
-
-def _source(share: np.ndarray, image: np.ndarray, response: np.ndarray, target: np.ndarray) -> Source:
-    """Cut an operator [result, column] to what is not zero, and list the pixels of its sums."""
-    start, pixel, (cross, disp) = geometry.pixel_lists(share > 0, along_y=False)
-    used: Sequence[np.ndarray] = (share[cross, disp], image[cross, disp])
-    weight, template = (np.ascontiguousarray(one, np.float32) for one in used)
-    source = np.flatnonzero(np.diff(start) > 0).astype(np.int32)
-    operator = np.ascontiguousarray(response[np.ix_(target, source)].T, np.float32)
-    return Source(start, pixel, weight, template, operator, source, target.astype(np.int32))

@@ -60,8 +60,16 @@ class OrderTrace:
         return result[0], result[1]
 
     def pixel_wavelengths(self, nx: int) -> np.ndarray:
-        """Wavelength of whole columns [µm], float64 [x]; NaN where the trace table does not reach."""
-        return np.interp(np.arange(nx), self.x, self.wavelength, left=np.nan, right=np.nan)
+        """Wavelength of whole columns [µm], float64 [x]; NaN where the trace table does not reach.
+
+        As officially there and back again: what the two interpolations differ by, mere rounding, is taken off once.
+        """
+        columns = np.arange(nx, dtype=np.float64)
+        rising = np.argsort(self.wavelength, kind="stable")
+        first = np.interp(columns, self.x, self.wavelength)
+        back = np.interp(first, self.wavelength[rising], self.x[rising])
+        at = columns - (back - columns)
+        return np.interp(at, self.x, self.wavelength, left=np.nan, right=np.nan)
 
 
 def _line(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,14 +81,21 @@ def _line(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _polynomial(coefficients: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Sum c_ij u^i v^j; coefficients by total degree, within one degree by rising power of v."""
+    """Sum c_ij u^i v^j; coefficients by total degree, within one degree by rising power of v.
+
+    Horner's scheme, in u within v: as officially, down to the last bit, on which the ends of the first estimate of the
+    spectrum depend (`tsostream.operators.soss.overlap`).
+    """
+    degree = int(np.sqrt(2 * len(coefficients))) - 1
     total = np.zeros(np.broadcast(u, v).shape)
-    place, degree = 0, 0
-    while place + degree < len(coefficients):
-        for power in range(degree + 1):
-            total = total + coefficients[place + power] * u ** (degree - power) * v**power
-        place += degree + 1
-        degree += 1
+    for power in range(degree, -1, -1):
+        inner = np.zeros_like(total)
+        for total_degree in range(degree, power, -1):
+            inner = u * (coefficients[total_degree * (total_degree + 1) // 2 + power] + inner)
+        inner = coefficients[power * (power + 1) // 2 + power] + inner
+        total = inner + total
+        if power:
+            total = v * total
     return total
 
 
@@ -114,8 +129,8 @@ def _pastasoss(reference: Reference, info: ExposureInfo) -> dict[int, OrderTrace
         # the tables are in rows of SUBSTRIP256
         y = y - _rows(info)
         px, py = arrays[f"PIVOT,{order}"]
-        turned_x = px + cos * (x - px) - sin * (y - py)
-        turned_y = py + sin * (x - px) + cos * (y - py)
+        turned = np.array([[cos, -sin], [sin, cos]]) @ np.stack([x - px, y - py])
+        turned_x, turned_y = turned[0] + px, turned[1] + py
         y = _line(x, turned_x, turned_y)
         inside = y <= 255.0
         x, y = x[inside], y[inside]

@@ -78,28 +78,19 @@ def pixel_integrals(
         Pixels to integrate; rows of the others are empty.
     """
     step = np.diff(grid)
-    rows: list[np.ndarray] = []
-    columns: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    for pixel in np.flatnonzero(use):
-        low, high = short[pixel], long[pixel]
-        first = min(max(int(np.searchsorted(grid, low, side="right")) - 1, 0), step.size - 1)
-        last = min(max(int(np.searchsorted(grid, high, side="left")) - 1, first), step.size - 1)
-        k = np.arange(first, last + 1)
-        a, b = np.maximum(grid[k], low), np.minimum(grid[k + 1], high)
-        # the mean of a straight line over [a, b] is its value half way
-        right = (b - a) * ((a + b) / 2 - grid[k]) / step[k]
-        weight = np.zeros(k.size + 1)
-        weight[:-1] += (b - a) - right
-        weight[1:] += right
-        rows.append(np.full(weight.size, pixel))
-        columns.append(np.arange(first, last + 2))
-        values.append(weight)
-    shape = (short.size, grid.size)
-    if not rows:
-        return sparse.csr_matrix(shape)
-    parts = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_matrix(parts, shape=shape)
+    pixel = np.flatnonzero(use)
+    first = np.clip(np.searchsorted(grid, short[pixel], side="right") - 1, 0, step.size - 1)
+    last = np.clip(np.searchsorted(grid, long[pixel], side="left") - 1, first, step.size - 1)
+    # one entry for each interval of the grid that a pixel touches
+    count = last - first + 1
+    row = np.repeat(pixel, count)
+    k = np.arange(row.size) - np.repeat(np.cumsum(count) - count - first, count)
+    low, high = np.maximum(grid[k], short[row]), np.minimum(grid[k + 1], long[row])
+    # the mean of a straight line over a part of an interval is its value half way
+    right = (high - low) * ((low + high) / 2 - grid[k]) / step[k]
+    left = (high - low) - right
+    entries = np.concatenate([left, right]), (np.concatenate([row, row]), np.concatenate([k, k + 1]))
+    return sparse.csr_matrix(entries, shape=(short.size, grid.size))
 
 
 def derivative(grid: np.ndarray) -> sparse.csr_matrix:
@@ -146,9 +137,10 @@ class SpectralKernel:
             slope, offset = (
                 np.polynomial.Polynomial.fit(around[good], trace[at[good]], 1).convert().coef[::-1]
             )
-            middle.append(trace[column])
+            # in the precision of the reference, as officially: the spline below takes it for a node
+            middle.append(centres.dtype.type(trace[column]))
             lines.append((slope, offset))
-        self.middle = np.array(middle)
+        self.middle = np.array(middle, np.float64)
         self.lines = np.array(lines)
         # a subarray cut to some columns sees few of the kernels
         degree = max(1, min(3, len(middle) - 1))
@@ -161,8 +153,9 @@ class SpectralKernel:
         slope = (1 - share) * self.lines[k, 0] + share * self.lines[k + 1, 0]
         offset = (1 - share) * self.lines[k, 1] + share * self.lines[k + 1, 1]
         pixel = (wave - offset) / slope
-        value = np.maximum(self.spline(pixel, centre, grid=False), self.least)
-        value[np.abs(pixel) > self.half] = 0.0
+        value = np.zeros(pixel.shape)
+        near = np.abs(pixel) <= self.half
+        value[near] = np.maximum(self.spline(pixel[near], centre[near], grid=False), self.least)
         return value
 
 

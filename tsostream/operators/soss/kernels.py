@@ -1,4 +1,4 @@
-"""Kernels of the SOSS overlap: sums of columns, the linear operator, and the subtraction of other orders."""
+"""Kernels of the SOSS overlap: sums of columns, the solution for them, and the subtraction of other orders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 
-__all__ = ["apply_operator", "column_sums", "subtract_orders"]
+__all__ = ["column_sums", "solve_band", "sparse_product", "subtract_orders"]
 
 DNU = np.uint32(dq.DO_NOT_USE)
 
@@ -56,31 +56,60 @@ def column_sums(data, bits, start, pixel, share, template, out):
 
 
 @kernel
-def apply_operator(operator, source, target, sums, scratch, out):
-    """Add the product of sums and an operator to each integration, in fixed order.
+def sparse_product(start, index, value, vectors, out):
+    """Multiply vectors by a sparse matrix, in fixed order.
 
     Parameters
     ----------
-    operator : float32 [source, target]
-    source : int32 [source]
-        Which sums the rows belong to.
-    target : int32 [target]
-        Which results the columns belong to.
-    sums : float64 [integration, column]
-    scratch : float64 [target]
-        Working array.
-    out : float64 [integration, result]
-        Added to.
+    start : int32 [row + 1]
+        Elements of row *r* are ``start[r] … start[r+1] - 1`` of the list.
+    index : int32 [list]
+        Columns.
+    value : float64 [list]
+        Elements.
+    vectors : float64 [integration, column]
+    out : float64 [integration, row]
+        Written.
     """
-    for i in range(sums.shape[0]):
-        scratch[:] = 0.0
-        for s in range(source.size):
-            value = sums[i, source[s]]
-            if value != 0.0:
-                for t in range(scratch.size):
-                    scratch[t] += value * operator[s, t]
-        for t in range(target.size):
-            out[i, target[t]] += scratch[t]
+    for i in range(vectors.shape[0]):
+        for r in range(start.size - 1):
+            total = 0.0
+            for k in range(start[r], start[r + 1]):
+                total += value[k] * vectors[i, index[k]]
+            out[i, r] = total
+
+
+@kernel
+def solve_band(band, values):
+    """Solve with the Cholesky factor of a banded matrix, in place.
+
+    Parameters
+    ----------
+    band : float64 [point, below]
+        ``band[j, t]`` is element [j + t, j] of the factor.
+    values : float64 [integration, point]
+        Right-hand sides; the solutions afterwards.
+    """
+    count, below = band.shape
+    for i in range(values.shape[0]):
+        for j in range(count):
+            value = values[i, j] / band[j, 0]
+            values[i, j] = value
+            for t in range(1, min(below, count - j)):
+                values[i, j + t] -= value * band[j, t]
+        for j in range(count - 1, -1, -1):
+            # four sums, because one would wait for itself
+            a = b = c = d = 0.0
+            top = min(below, count - j)
+            whole = 1 + (top - 1) // 4 * 4
+            for t in range(1, whole, 4):
+                a += band[j, t] * values[i, j + t]
+                b += band[j, t + 1] * values[i, j + t + 1]
+                c += band[j, t + 2] * values[i, j + t + 2]
+                d += band[j, t + 3] * values[i, j + t + 3]
+            for t in range(whole, top):
+                a += band[j, t] * values[i, j + t]
+            values[i, j] = (values[i, j] - ((a + b) + (c + d))) / band[j, 0]
 
 
 @kernel

@@ -9,9 +9,9 @@ import numpy as np
 from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
+from tsostream.operators.soss.engine import OrderModel
 from tsostream.operators.soss.geometry import FIRST_ROW, OrderTrace
 from tsostream.operators.soss.grids import SpectralKernel, throughput_function
-from tsostream.operators.soss.solve import OrderModel
 
 __all__ = ["OVERLAP_REFERENCES", "order_models", "profile_image"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from tsostream.integration import dq
+from tsostream.operators.soss.engine import OrderModel
 from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
-from tsostream.operators.soss.solve import OrderModel
 
 __all__ = ["OfficialSoss", "OfficialSpectrum", "SossStatistics", "calibrate_official", "segment_statistics"]
 

@@ -9,10 +9,11 @@ import numpy as np
 
 __all__ = [
     "SOSS_TWINS",
-    "naive_apply",
+    "naive_band_solve",
     "naive_box",
     "naive_column_sums",
     "naive_pixel_integral",
+    "naive_product",
     "naive_subtract_orders",
 ]
 
@@ -72,20 +73,29 @@ def naive_subtract_orders(
     return clean
 
 
-def naive_apply(
-    operator: np.ndarray, source: np.ndarray, target: np.ndarray, sums: np.ndarray, before: np.ndarray
-) -> np.ndarray:
-    """Results after a linear operator has added its share: every sum into every result, one by one."""
-    after = before.astype(np.float64)
-    for i in range(len(sums)):
-        for t, result in enumerate(target):
-            for s, column in enumerate(source):
-                after[i, result] += float(operator[s, t]) * float(sums[i, column])
-    return after
+def naive_product(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Multiply vectors by a dense matrix, element by element."""
+    out = np.zeros((len(vectors), len(matrix)))
+    for i, vector in enumerate(vectors):
+        for row, elements in enumerate(matrix):
+            for element, value in zip(elements, vector, strict=True):
+                out[i, row] += float(element) * float(value)
+    return out
+
+
+def naive_band_solve(band: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Solve ``L L' x = b`` with the triangle written out."""
+    count, below = band.shape
+    lower = np.zeros((count, count))
+    for j in range(count):
+        for t in range(min(below, count - j)):
+            lower[j + t, j] = band[j, t]
+    return np.stack([np.linalg.solve(lower.T, np.linalg.solve(lower, one)) for one in values])
 
 
 SOSS_TWINS: dict[str, Callable[..., Any]] = {
     "soss.kernels.column_sums": naive_column_sums,
-    "soss.kernels.apply_operator": naive_apply,
+    "soss.kernels.solve_band": naive_band_solve,
+    "soss.kernels.sparse_product": naive_product,
     "soss.kernels.subtract_orders": naive_subtract_orders,
 }

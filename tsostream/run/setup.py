@@ -16,7 +16,9 @@ from tsostream.files import Exposure, OnError, find_exposures
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Operator
+from tsostream.operators.extract_1d import Extract1d
 from tsostream.operators.soss.models import OVERLAP_REFERENCES
+from tsostream.operators.soss.separation import held_bytes, official_bytes
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.background import background_files, mean_background
@@ -268,9 +270,11 @@ def _held_bytes(
     request: Request, info: ExposureInfo, config: Config, references: Mapping[str, Reference]
 ) -> int:
     """Memory that measuring steps hold besides their images [bytes]."""
-    if takes_overlap_out(config.operator("extract_1d"), references):
-        # the response of two orders to the sums of both, in float64 while it is calibrated, in float32 afterwards
-        return 12 * (2 * info.nx) ** 2
+    extract = config.operator("extract_1d")
+    if isinstance(extract, Extract1d) and takes_overlap_out(extract, references):
+        if request.parity is not None:
+            return official_bytes(info.nx, info.ny, extract.soss_max_grid_size)
+        return held_bytes(info.nx, info.ny, extract.soss_n_os)
     return 0 if request.parity is None or info.is_spectroscopy else shelf_bytes(info.ny * info.nx)
 
 

@@ -106,7 +106,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     if prepared.request.parity is not None and (files := soss_segments(prepared, rates, slopes, pool)):
         templates["soss_segments"] = files
     if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
-        observer.message("calibrating the overlap of the SOSS orders, which takes a minute or two")
+        observer.message("calibrating the overlap of the SOSS orders")
     if (place := source_place(prepared, slopes.info)) is not None:
         templates["source_location"] = place
     (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsostream.operators.soss.engine import OrderModel
 from tsostream.operators.soss.geometry import box_weights
 from tsostream.operators.soss.grids import (
     SpectralKernel,
@@ -22,7 +23,6 @@ from tsostream.operators.soss.grids import (
 )
 from tsostream.operators.soss.official import calibrate_official, segment_statistics
 from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
-from tsostream.operators.soss.engine import OrderModel
 from tsostream.testing.naive.soss import naive_box, naive_pixel_integral
 
 NY, NX = 40, 160

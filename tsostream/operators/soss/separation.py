@@ -24,12 +24,12 @@ from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate
 from tsostream.operators.soss.solve import BandFactor
 from tsostream.operators.spectral.series import Scene
 
-__all__ = ["Fit", "Separation", "Source", "held_bytes", "separate"]
+__all__ = ["Fit", "Separation", "Source", "held_bytes", "official_bytes", "separate"]
 
 #: points of the wavelength grid for each column and point per pixel, and width of the band for each of those points
 POINTS, BAND = 1.5, 0.065
-#: frames in double precision while the overlap is calibrated
-FRAMES = 14
+#: what profiles, lists of pixels and an image without other orders take for each pixel [bytes]
+PIXEL_BYTES = 40
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,18 @@ class Separation:
 
 
 def held_bytes(nx: int, ny: int, n_os: int) -> int:
-    """Memory that the separation takes while it is calibrated [bytes]; afterwards it is less."""
+    """Memory that a calibrated separation takes [bytes]."""
     points = POINTS * nx * n_os
-    # the factor, the matrix it is made of, and a copy on the way
-    return int(3 * 8 * points * max(BAND * points, 64) + FRAMES * 8 * nx * ny)
+    return int(8 * points * max(BAND * points, 64) + PIXEL_BYTES * nx * ny)
+
+
+def official_bytes(nx: int, ny: int, most: int) -> int:
+    """Memory that the calibration of a file takes in the segment scope [bytes], for a grid of ``most`` points.
+
+    Noise refines the official grid, so that it has some ten thousand points.
+    """
+    points = 0.7 * most
+    return int(2 * 8 * points * BAND * points + 2 * PIXEL_BYTES * nx * ny)
 
 
 def separate(

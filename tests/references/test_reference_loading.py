@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 
 from tsostream.integration import dq
-from tsostream.operators.emicorr import wave_settings
+from tsostream.operators.emi_clock import wave_settings
 from tsostream.references import load_reference, load_references
 from tsostream.testing.builders import make_info
 
@@ -310,9 +310,10 @@ def test_waves_of_an_emicorr_reference(tmp_path, miri, refused):
     np.testing.assert_allclose(wave["phase_amplitudes"], np.sin(np.linspace(0, 6.28, 128)), atol=1e-6)
     np.testing.assert_array_equal(found["frequencies"]["Hz10"]["phase_amplitudes"], [0, 1, 0, -1])
     info = make_info("MIR_LRS-SLITLESS", ny=48, nx=40, ngroups=6)
-    clocks, waves = wave_settings(found, replace(info, subarray="SLITLESSPRISM", readpatt="FAST"))
-    assert clocks == (28.0, 15904.0)
-    assert [frequency for frequency, _ in waves] == [390.625, 10.039]
+    setting = wave_settings(found, replace(info, subarray="SLITLESSPRISM", readpatt="FAST"))
+    assert setting
+    assert (setting.row, setting.frame) == (28.0, 15904.0)
+    assert setting.frequencies == (390.625, 10.039)
     write_waves(path, frequencies={})
     assert "it has no frequencies" in refused(load_reference, path, "emicorr", miri)
     write_waves(path, frequencies={"Hz390": {"frequency": 390.625, "phase_amplitudes": [1.0]}})

@@ -1,383 +1,55 @@
-"""emicorr: electromagnetic interference in MIRI ramps, fitted along with the ramps (stage 1, section 5.1).
+"""emicorr: electromagnetic interference in MIRI ramps (stage 1, section 5).
 
-The four interleaved outputs see the same wave at a phase that the readout clock gives. Pixels are sorted
-into bins of phase, so that an integration shrinks to a table of sums: per bin and group the signal of the
-good pixels, and per bin their number. How well a wave of given phase and amplitude straightens the ramps
-is a quadratic function of the amplitude, whose two coefficients are linear in those tables. So per
-integration and frequency there are 500 pairs of coefficients, from which one phase and amplitude follow;
-the coefficients of several integrations add up (`combine_tables`), which is what the official step does
-with all integrations of a file.
+Here the step is joined to an exposure, and what the streaming scope does with one integration; the two algorithms are
+in `emi_joint` and `emi_sequential`, the scope of a file in `emi_segment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 
-from tsostream.errors import ConfigError, Problem
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
-from tsostream.operators.jit import kernel
+from tsostream.operators.emi_clock import READPATTS, Setting, wave_settings
+from tsostream.operators.emi_joint import (
+    PHASES,
+    Wave,
+    accumulate,
+    best_amplitude,
+    best_phase,
+    fit_coefficients,
+    group_scatter,
+    make_wave,
+    subtract_wave,
+    template_index,
+)
+from tsostream.operators.emi_segment import SegmentInterference
+from tsostream.operators.emi_sequential import (
+    Clock,
+    bin_means,
+    count_samples,
+    find_table,
+    leave_waves,
+    put_samples,
+    subtract_table,
+)
 from tsostream.operators.tile import Tile
 
-__all__ = [
-    "Emicorr",
-    "Wave",
-    "accumulate",
-    "best_phase",
-    "combine_tables",
-    "fit_coefficients",
-    "group_scatter",
-    "make_wave",
-    "subtract_wave",
-    "template_index",
-    "wave_settings",
-]
-
-#: trial phases
-PHASES = 500
-#: rows of the whole detector, and clocks of a row that is skipped (10 µs)
-ROWS, SKIPPED_ROW = 1024, 7
-READPATTS = ("FAST", "FASTR1", "SLOW", "SLOWR1")
-
-
-@kernel
-def group_scatter(data, scatter):
-    """Find the standard deviation of each ramp's samples, in float32 throughout.
-
-    Parameters
-    ----------
-    data : float32 [group, y, x]
-        Signal of one integration [DN].
-    scatter : float32 [y, x]
-        Written [DN].
-    """
-    ngroups, ny, nx = data.shape
-    count = np.float32(ngroups)
-    mean = np.empty(nx, np.float32)
-    for y in range(ny):
-        mean[:] = 0
-        for g in range(ngroups):
-            for x in range(nx):
-                mean[x] += data[g, y, x]
-        for x in range(nx):
-            mean[x] /= count
-            scatter[y, x] = 0
-        for g in range(ngroups):
-            for x in range(nx):
-                off = data[g, y, x] - mean[x]
-                scatter[y, x] += off * off
-        for x in range(nx):
-            scatter[y, x] = np.sqrt(scatter[y, x] / count)
-
-
-@kernel
-def accumulate(data, scatter, limit, usable, bins, signal, number):
-    """Sum the quiet pixels of each bin of phase.
-
-    Parameters
-    ----------
-    data : float32 [group, y, x]
-        Signal of one integration [DN].
-    scatter : float32 [y, x]
-        As from `group_scatter`.
-    limit : float32
-        Pixels below it are quiet [DN].
-    usable : bool [y, x]
-        Pixels without a DQ flag.
-    bins : int32 [y, column]
-        Bin of each column of four outputs.
-    signal : float64 [group, bin]
-        Sum of the pixels, written.
-    number : float64 [bin]
-        How many pixels, written.
-    """
-    ngroups, ny, _ = data.shape
-    signal[:] = 0.0
-    number[:] = 0.0
-    for y in range(ny):
-        for column in range(bins.shape[1]):
-            if column == 1 or column == 2:
-                continue
-            b = bins[y, column]
-            for x in range(4 * column, 4 * column + 4):
-                if usable[y, x] and scatter[y, x] < limit:
-                    number[b] += 1.0
-                    for g in range(ngroups):
-                        signal[g, b] += data[g, y, x]
-
-
-@kernel
-def fit_coefficients(signal, number, templates, a, b):
-    """Chi-squared of a wave of amplitude c is ``a c^2 + b c`` (and a constant), for each trial phase.
-
-    Parameters
-    ----------
-    signal : float64 [group, bin]
-        As from `accumulate`.
-    number : float64 [bin]
-        As from `accumulate`.
-    templates : float64 [bin, group, phase]
-        The wave in each bin and group.
-    a, b : float64 [phase]
-        Written.
-    """
-    nbins, ngroups, nphases = templates.shape
-    t = ngroups * (ngroups - 1) / 2.0
-    tt = (ngroups - 1) * ngroups * (2 * ngroups - 1) / 6.0
-    delta = ngroups * tt - t * t
-    s, ts, ss = np.empty(nphases), np.empty(nphases), np.empty(nphases)
-    a[:] = 0.0
-    b[:] = 0.0
-    for k in range(nbins):
-        if number[k] == 0.0:
-            continue
-        s[:] = 0.0
-        ts[:] = 0.0
-        ss[:] = 0.0
-        sy, sty = 0.0, 0.0
-        for g in range(ngroups):
-            y = signal[g, k]
-            sy += y
-            sty += g * y
-            for m in range(nphases):
-                z = templates[k, g, m]
-                s[m] += z
-                ts[m] += g * z
-                ss[m] += z * z
-                b[m] -= 2.0 * z * y
-        for m in range(nphases):
-            a[m] += (
-                number[k]
-                / delta
-                * (-tt * s[m] * s[m] + 2 * t * s[m] * ts[m] - ngroups * ts[m] * ts[m] + ss[m] * delta)
-            )
-            b[m] += 2.0 / delta * (tt * s[m] * sy - t * ts[m] * sy - t * s[m] * sty + ngroups * ts[m] * sty)
-
-
-@kernel
-def template_index(phase):
-    """Trial phase at or above ``phase`` (modulo 1), rounded as the official step rounds."""
-    guess = int(np.ceil((phase % 1.0) * PHASES))
-    best, least = 0, 2.0
-    for step in range(-1, 2):
-        k = (guess + step) % PHASES
-        distance = (k * 1.0 / PHASES - phase) % 1.0
-        if distance < least or (distance == least and k < best):
-            best, least = k, distance
-    return best
-
-
-@kernel
-def best_phase(a, b):
-    """Phase of the smallest chi-squared: the vertex of a parabola through it and its neighbours.
-
-    Parameters
-    ----------
-    a, b : float64 [phase]
-        Coefficients of each trial phase; where they tell nothing, the phase is left out.
-    """
-    n = a.size
-    best, least = -1, np.inf
-    for m in range(n):
-        value = _least_chisq(a[m], b[m])
-        if value < least:
-            best, least = m, value
-    if best < 0:
-        return 0.0
-    before, after = (best - 1) % n, (best + 1) % n
-    y0, y1, y2 = _least_chisq(a[before], b[before]), least, _least_chisq(a[after], b[after])
-    if not (np.isfinite(y0) and np.isfinite(y2)) or (y0 == y1 and y1 == y2):
-        return best / n
-    # phases beside the first and last one are not unwrapped, like in the official step
-    x0, x1, x2 = before / n, best / n, after / n
-    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
-    curvature = (right - left) / (x2 - x0)
-    return 0.5 * (x0 + x1) - 0.5 * left / curvature
-
-
-@kernel
-def _least_chisq(a, b):
-    """Chi-squared at the best amplitude; NaN where the coefficients tell nothing."""
-    if abs(a) <= 1e-8 or not np.isfinite(a) or not np.isfinite(b):
-        return np.nan
-    return -b * b / (4.0 * a)
-
-
-@kernel
-def _amplitude(a, b):
-    """Give the best amplitude; 0 where the coefficients tell nothing."""
-    if abs(a) <= 1e-8 or not np.isfinite(a) or not np.isfinite(b):
-        return 0.0
-    return -b / (2.0 * a)
-
-
-@kernel
-def subtract_wave(data, phases, step, start, amplitude, knots):
-    """Subtract the wave from all four outputs.
-
-    Parameters
-    ----------
-    data : float32 [group, y, x]
-        Signal of one integration [DN], changed in place.
-    phases : float64 [y, column]
-        Phase of each column of four outputs in the first group.
-    step : float
-        Phase from group to group.
-    start : float
-        Phase of the integration.
-    amplitude : float
-        Factor of the wave.
-    knots : float64 [power, interval]
-        Cubic pieces of the wave, highest power first; the first interval begins half an interval before
-        phase 0.
-    """
-    ngroups, ny, _ = data.shape
-    size = knots.shape[1] - 1
-    for g in range(ngroups):
-        for y in range(ny):
-            for column in range(phases.shape[1]):
-                place = (phases[y, column] + step * g + start) % 1.0 * size + 0.5
-                k = min(int(place), size)
-                d = (place - k) / size
-                value = ((knots[0, k] * d + knots[1, k]) * d + knots[2, k]) * d + knots[3, k]
-                value *= amplitude
-                for x in range(4 * column, 4 * column + 4):
-                    data[g, y, x] = np.float64(data[g, y, x]) - value
-
-
-@kernel
-def combine_tables(tables, step, a, b):
-    """Add up the coefficients of several integrations, each at its own phase.
-
-    Parameters
-    ----------
-    tables : float64 [integration, 2, phase]
-        As from `fit_coefficients`.
-    step : float
-        Phase from integration to integration.
-    a, b : float64 [phase]
-        Written.
-    """
-    a[:] = 0.0
-    b[:] = 0.0
-    for m in range(a.size):
-        for i in range(tables.shape[0]):
-            k = template_index(m / PHASES + step * i)
-            a[m] += tables[i, 0, k]
-            b[m] += tables[i, 1, k]
-
-
-@dataclass(frozen=True)
-class Wave:
-    """One frequency, prepared for an exposure.
-
-    Parameters
-    ----------
-    phases : float64 [y, column]
-        Phase of each column of four outputs in the first group.
-    bins : int32 [y, column]
-        The same as an index of the bins.
-    step, step_integration
-        Phase from group to group, and from integration to integration.
-    templates : float64 [bin, group, phase]
-        The wave for each trial phase.
-    knots : float64 [power, interval]
-        Cubic pieces of the wave.
-    """
-
-    phases: np.ndarray
-    bins: np.ndarray
-    step: float
-    step_integration: float
-    templates: np.ndarray
-    knots: np.ndarray
-
-
-def make_wave(
-    info: ExposureInfo, frequency: float, amplitudes: np.ndarray, clocks: tuple[float, float]
-) -> Wave:
-    """Prepare a frequency.
-
-    Parameters
-    ----------
-    info
-        The exposure; NSAMPLES of its header tells fast from slow readout.
-    frequency
-        [Hz].
-    amplitudes : float64 [bin]
-        Reference wave over one period.
-    clocks
-        Clocks per row and, for read patterns with a reset frame, per frame.
-    """
-    from scipy.interpolate import CubicSpline
-
-    row, reset = clocks
-    samples = float(info.header.get("NSAMPLES", 1) or 1)
-    period = (1.0 / frequency) / 10.0e-6
-    size = len(amplitudes)
-    frame = info.ny * row + (float(ROWS) - info.ny) * SKIPPED_ROW
-    times = np.arange(info.ny)[:, None] * row + np.arange(info.nx // 4) * samples
-    phases = (times / period) % 1
-    step = (frame / period) % 1
-    between = step * info.ngroups + (reset if info.readpatt.upper().endswith("R1") else 0.0) / period
-    wrapped = np.concatenate([amplitudes[-1:], amplitudes, amplitudes[:1]]).astype(np.float64)
-    places = (np.arange(size + 2) - 0.5) / size
-    spline = CubicSpline(places, wrapped, bc_type="not-a-knot")
-    bins = (places[1:-1, None] + np.arange(info.ngroups) * step) % 1
-    templates = spline((bins[:, :, None] + np.arange(PHASES) / PHASES) % 1)
-    return Wave(
-        phases, (phases * size).astype(np.int32), float(step), float(between), templates, spline.c.copy()
-    )
-
-
-def wave_settings(
-    content: Mapping[str, Any], info: ExposureInfo
-) -> tuple[tuple[float, float], list[tuple[float, np.ndarray]]] | None:
-    """Look the exposure up in the reference.
-
-    Parameters
-    ----------
-    content
-        The reference's tree: ``frequencies.NAME.frequency``, ``.phase_amplitudes`` and
-        ``subarray_cases.SUBARRAY.rowclocks``, ``.frameclocks``, ``.freqs``.
-    info
-        The exposure.
-
-    Returns
-    -------
-    (clocks, waves) or None
-        Clocks per row and frame; (frequency, amplitudes) in the order of correction. None: nothing to
-        correct.
-    """
-    speed = "SLOW" if "SLOW" in info.readpatt.upper() else "FAST"
-    name = f"{info.subarray}_{speed}" if "FULL" in info.subarray else info.subarray
-    case = content.get("subarray_cases", {}).get(name)
-    if case is None:
-        return None
-    names = case.get("freqs", {}).get(speed)
-    if speed == "SLOW" and names is not None:
-        names = names.get(info.detector)
-    if not names:
-        return None
-    waves = []
-    for one in names:
-        entry = content["frequencies"][one]
-        waves.append((float(entry["frequency"]), np.asarray(entry["phase_amplitudes"], np.float64)))
-    return (float(case["rowclocks"]), float(case["frameclocks"])), waves
+__all__ = ["Emicorr"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Emicorr(Operator):
     """Fit and subtract waves of electromagnetic interference (MIRI).
 
-    Every integration is fitted by itself, as the official step does with ``fit_ints_separately``; one fit
-    for all integrations of a file depends on how the exposure was cut, and belongs to the segment scope.
+    Every integration is fitted by itself, as the official step does with ``fit_ints_separately``; phases that are
+    counted from the first integration of a file depend on how the exposure was cut, and belong to the segment scope.
     Two differences to ``fit_ints_separately`` remain: the official step takes as quiet the pixels that
     scatter less than twice the median over the *file*; here the limit is the run's template
     ``emicorr_limit`` or, without one, twice the median of the integration. And the trial phases are
@@ -386,27 +58,42 @@ class Emicorr(Operator):
     Parameters
     ----------
     algorithm
-        ``sequential`` is refused.
+        ``joint``: waves of a reference, fitted along with the ramps; from 3 groups on. ``sequential``: waves found in
+        what straight lines leave of the ramps; the official step advises 10 groups or more. Without a reference
+        (``onthefly_corr_freq``) always the latter.
+    nints_to_phase
+        Integrations that tell a wave in the sequential algorithm of the segment scope; each its own otherwise.
+    nbins
+        Bins of phase; by default half the period in clocks, at most 500.
+    scale_reference
+        Give the reference wave the amplitude found in the data.
+    onthefly_corr_freq
+        Frequencies [Hz] to find and subtract without a reference.
+    use_n_cycles
+        Segment scope: phase as many integrations as hold so many cycles, None: all, where ``nints_to_phase`` is None.
     fit_ints_separately
-        Without effect outside the segment scope.
-    onthefly_corr_freq, user_supplied_reffile
-        Refused: they call for the sequential algorithm, or name a file.
-    nints_to_phase, nbins, scale_reference, use_n_cycles, save_intermediate_results
-        Of the sequential algorithm; without effect.
+        Segment scope: the joint algorithm fits each integration by itself.
+    user_supplied_reffile
+        Like ``--override emicorr=FILE``.
+    save_intermediate_results
+        Segment scope: write waves found on the fly as ``…_emi_ref_waves.asdf``.
+    scope
+        ``streaming``: as above. ``segment``: what the official step does to a file (``--parity jwst``).
     """
 
     name: ClassVar[str] = "emicorr"
     optional_references: ClassVar[tuple[str, ...]] = ("emicorr",)
 
     algorithm: Literal["sequential", "joint"] = "joint"
-    nints_to_phase: int | None = None
-    nbins: int | None = None
+    nints_to_phase: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    nbins: Annotated[int, msgspec.Meta(ge=1)] | None = None
     scale_reference: bool = True
-    onthefly_corr_freq: tuple[float, ...] | None = None
-    use_n_cycles: int | None = 3
+    onthefly_corr_freq: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] | None = None
+    use_n_cycles: Annotated[int, msgspec.Meta(ge=1)] | None = 3
     fit_ints_separately: bool = False
     user_supplied_reffile: str | None = None
     save_intermediate_results: bool = False
+    scope: Literal["streaming", "segment"] = "streaming"
     skip: bool = True
 
     @property
@@ -414,34 +101,60 @@ class Emicorr(Operator):
         """What is quiet is decided by the run's template, if it has one."""
         return Template(("emicorr_limit",))
 
-    def bind(self, binding: Binding) -> BoundRampStep:
-        """Prepare the waves.
+    @property
+    def joint(self) -> bool:
+        """Whether the joint algorithm runs: it needs a reference."""
+        return self.algorithm == "joint" and self.onthefly_corr_freq is None
 
-        Raises
-        ------
-        ConfigError
-            For the sequential algorithm.
-        """
-        info, plane = binding.info, binding.dq_plane
-        if self.algorithm == "sequential" or self.onthefly_corr_freq or self.user_supplied_reffile:
-            what = "emicorr: the sequential algorithm and waves made on the fly are not supported"
-            raise ConfigError(
-                Problem(what, todo="use algorithm 'joint' with a reference", code="unsupported")
-            )
-        limit = binding.templates.get("emicorr_limit")
-        reason = self._unsuited(info)
+    def wants(self, info: ExposureInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Waves found on the fly need no reference."""
+        return (), () if self.onthefly_corr_freq is not None else self.optional_references
+
+    def setting(self, binding: Binding) -> Setting | str:
+        """Waves and clocks of an exposure, or why there is nothing to do."""
+        info = binding.info
+        if not info.is_miri:
+            return "only MIRI has the effect"
+        if info.readpatt.upper() not in READPATTS:
+            return f"not for the read pattern {info.readpatt}"
+        if info.ngroups < 3:
+            return "fewer than three groups"
+        if self.onthefly_corr_freq is not None:
+            found = wave_settings(None, info, self.onthefly_corr_freq)
+            return found or f"the clocks of {info.subarray} are not known"
         reference = binding.references.get("emicorr")
-        if not reason and reference is None:
-            reason = "no emicorr reference"
-        settings = None
-        if not reason and reference is not None:
-            settings = wave_settings(reference.keywords, info)
-            reason = "" if settings else f"the emicorr reference has nothing for {info.subarray}"
-        if settings is None:
-            return BoundRampStep(self.name, plane, skipped=reason)
-        waves = tuple(make_wave(info, frequency, wave, settings[0]) for frequency, wave in settings[1])
+        if reference is None:
+            return "no emicorr reference"
+        return wave_settings(reference.keywords, info) or (
+            f"the emicorr reference has nothing for {info.subarray}"
+        )
+
+    def bind(self, binding: Binding) -> BoundRampStep:
+        """Prepare the waves."""
+        info, plane = binding.info, binding.dq_plane
+        limit, setting = binding.templates.get("emicorr_limit"), self.setting(binding)
+        if isinstance(setting, str):
+            return BoundRampStep(self.name, plane, skipped=setting)
+        if not self.joint:
+            clocks = tuple(
+                Clock.make(info, setting, wave, self.nbins) for wave in range(len(setting.frequencies))
+            )
+            samples = info.ngroups * info.ny * (info.nx // 4)
+            run = partial(_correct_sequentially, clocks=clocks, scale=self.scale_reference)
+            quarter = (info.ngroups, info.ny, info.nx // 4)
+            scratch: dict[str, tuple[tuple[int, ...], Any]] = {
+                "emicorr.rest": (quarter, np.float32),
+                "emicorr.samples": ((samples,), np.float32),
+                "emicorr.groups": ((info.ngroups,), np.float32),
+                "emicorr.plane": ((quarter[1] * quarter[2],), np.float32),
+            }
+            return BoundRampStep(self.name, plane, (RowPass(run, frame=True),), scratch)
+        waves = tuple(
+            make_wave(info, setting, frequency, shape)
+            for frequency, shape in zip(setting.frequencies, setting.shapes, strict=True)
+        )
         usable = np.ascontiguousarray(plane == 0)
-        run = partial(
+        together = partial(
             _correct, waves=waves, usable=usable, limit=None if limit is None else np.float32(limit)
         )
         bins = max(wave.templates.shape[0] for wave in waves)
@@ -450,22 +163,31 @@ class Emicorr(Operator):
             "emicorr.signal": ((info.ngroups, bins), np.float64),
             "emicorr.number": ((bins,), np.float64),
         }
-        return BoundRampStep(self.name, plane, (RowPass(run, frame=True),), scratch)
+        return BoundRampStep(self.name, plane, (RowPass(together, frame=True),), scratch)
 
-    def _unsuited(self, info: ExposureInfo) -> str:
-        if not info.is_miri:
-            return "only MIRI has the effect"
-        if info.readpatt.upper() not in READPATTS:
-            return f"not for the read pattern {info.readpatt}"
-        if info.ngroups < 3:
-            return "fewer than three groups"
-        return ""
+    def bind_segment(self, binding: Binding) -> SegmentInterference | str:
+        """Join the step to the files of an exposure, or say why it does nothing."""
+        setting = self.setting(binding)
+        if isinstance(setting, str):
+            return setting
+        return SegmentInterference(
+            binding.info,
+            setting,
+            np.ascontiguousarray(binding.dq_plane == 0),
+            joint=self.joint,
+            separately=self.fit_ints_separately,
+            nints_to_phase=self.nints_to_phase,
+            use_n_cycles=self.use_n_cycles,
+            nbins=self.nbins,
+            scale_reference=self.scale_reference,
+        )
 
 
 def _correct(
     tile: Tile, y0: int, y1: int, *, waves: tuple[Wave, ...], usable: np.ndarray, limit: np.float32 | None
 ) -> None:
     a, b = np.empty(PHASES), np.empty(PHASES)
+    where = (0, 0, 0, tile.data.shape[2])
     for i in range(tile.count):
         data, scatter = tile.data[i], tile.scratch["emicorr.scatter"][i]
         for wave in waves:
@@ -478,4 +200,22 @@ def _correct(
             fit_coefficients(signal, number, wave.templates, a, b)
             start = best_phase(a, b)
             k = template_index(start)
-            subtract_wave(data, wave.phases, wave.step, start, _amplitude(a[k], b[k]), wave.knots)
+            amplitude = best_amplitude(a[k], b[k])
+            subtract_wave(data, wave.phases, wave.step, start, amplitude, wave.knots, where)
+
+
+def _correct_sequentially(tile: Tile, y0: int, y1: int, *, clocks: tuple[Clock, ...], scale: bool) -> None:
+    """Each integration tells its own waves, at phases counted from its own start."""
+    where = (0, 0, 0, tile.data.shape[2])
+    for i in range(tile.count):
+        data = tile.data[i]
+        rest, values, groups, plane = (
+            tile.scratch[f"emicorr.{name}"][i] for name in ("rest", "samples", "groups", "plane")
+        )
+        for clock in clocks:
+            counts = np.zeros(clock.bins, np.int64)
+            count_samples(rest.shape, 0.0, clock.numbers, counts)
+            leave_waves(data, rest, groups, plane)
+            put_samples(rest, 0.0, clock.numbers, np.cumsum(counts) - counts, values)
+            table = find_table(bin_means(values, counts), clock, scale=scale)
+            subtract_table(data, 0.0, clock.numbers, table, where)

@@ -21,6 +21,7 @@ def official_skips(order: Sequence[str], *, miri: bool) -> list[str]:
 
 #: step -> parameters that make it do what the official step does, where ours does something else by default
 OFFICIAL_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "emicorr": {"scope": "segment"},
     "clean_flicker_noise": {"scope": "segment"},
     "bkg_subtract": {"scope": "segment"},
     "extract_1d": {"scope": "segment"},

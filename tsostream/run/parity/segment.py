@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tsostream.files import SegmentFile, SegmentTimes
 from tsostream.integration import dq
 from tsostream.integration.payload import Rate, Times
 from tsostream.operators.decode import decode_pass
+from tsostream.operators.emi_segment import Corrections, SegmentInterference
 from tsostream.operators.jump_segment import (
     JumpWorkspace,
     Method,
@@ -43,7 +45,7 @@ from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
 from tsostream.run.parity.cleaning import clean_spool
 from tsostream.run.parity.events import flag_persistence, grow_events
-from tsostream.run.parity.spool import RampSpool, let_go, spool_bytes
+from tsostream.run.parity.spool import RampSpool, let_go, make_room, spool_bytes
 from tsostream.run.parity.steps import ESTIMATED, TABLES, ParitySteps, WindowSteps, bind_window
 from tsostream.run.parity.windows import Window, plan_windows
 
@@ -175,6 +177,10 @@ class SegmentRun:
         info, n = self.steps.info, self.count
         descriptor = os.open(self.segment.path, os.O_RDONLY)
         try:
+            if self.steps.interference is not None:
+                self.steps = self.steps.corrected(
+                    self._find_interference(self.steps.interference, descriptor)
+                )
             if self.steps.needs_frames:
                 self._find_tables(descriptor)
             windows = plan_windows(n, info, self.steps.halo, self.window_bytes)
@@ -297,6 +303,28 @@ class SegmentRun:
             run_passes(tile, passes, info.ny, rows)
 
         self._each(work, range(0, n, length))
+
+    def _find_interference(self, step: SegmentInterference, descriptor: int) -> Corrections:
+        """Find emicorr's waves in the integrations as the steps before leave them."""
+        info = self.steps.info
+        before = self.steps.before_interference()
+        passes = [decode_pass, *(one for own in before for one in own.passes)]
+        rows = max(1, BAND_BYTES // (info.ngroups * info.nx * SAMPLE))
+
+        def scan(visit: Callable[[int, np.ndarray], None], count: int) -> None:
+            def work(index: int) -> None:
+                words = self._read(descriptor, index, 1, 0, info.ny)
+                shape = (1, info.ngroups, *info.frame_shape)
+                tile = Tile(
+                    self.segment.first + index, words, np.empty(shape, np.float32), np.empty(shape, np.uint8),
+                    None, make_scratch(before, 1),
+                )  # fmt: skip
+                run_passes(tile, passes, info.ny, rows)
+                visit(index, tile.data[0])
+
+            self._each(work, range(count))
+
+        return step.find(scan, self.count, self.segment.first, partial(make_room, folder=self.scratch))
 
     def _each(self, work: Callable[[int], None], jobs: range) -> None:
         """Work on jobs side by side; the first failure is raised."""

@@ -16,7 +16,7 @@ import numpy as np
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.run.parity.windows import Window
 
-__all__ = ["SPOOL_BYTES", "RampSpool", "let_go", "spool_bytes"]
+__all__ = ["SPOOL_BYTES", "RampSpool", "let_go", "make_room", "spool_bytes"]
 
 #: ramps of a segment up to this size stay in memory
 SPOOL_BYTES = 48 << 20
@@ -33,6 +33,15 @@ def let_go(array: np.ndarray) -> None:
     mapping = getattr(array, "_mmap", None)
     if mapping is not None:
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def make_room(count: int, folder: Path | None) -> np.ndarray:
+    """Make room for so many float32, in memory or in an unnamed file in ``folder``."""
+    if 4 * count <= SPOOL_BYTES or not count:
+        return np.empty(count, np.float32)
+    with tempfile.TemporaryFile(prefix="tsostream-", suffix=".samples", dir=folder) as file:
+        file.truncate(4 * count)
+        return np.memmap(file, np.float32, "r+", 0, (count,))
 
 
 @dataclass

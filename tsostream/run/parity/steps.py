@@ -16,6 +16,8 @@ from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
+from tsostream.operators.emi_segment import Corrections, SegmentInterference
+from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.flicker_segment import SegmentFlicker, bind_segment
 from tsostream.operators.jump import Jump
 from tsostream.operators.persistence import Persistence
@@ -28,7 +30,7 @@ from tsostream.run.request import Request
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
 #: steps that need whole frames, which this scope does not offer
-UNSUPPORTED = ("emicorr", "picture_frame")
+UNSUPPORTED = ("picture_frame",)
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y, of groups and of zero frames
@@ -60,6 +62,8 @@ class ParitySteps:
         Steps on slopes, bound to whole frames.
     flicker
         Cleans the ramps between the jump search and the fit; None when it does not run.
+    interference, corrections
+        Finds waves of interference in a file, None when emicorr does not run; what it found, once that is known.
     pixeldq : uint32 [y, x]
         Static DQ before the jump search.
     dark : float32 [y, x]
@@ -79,6 +83,8 @@ class ParitySteps:
     dark: np.ndarray
     flicker: SegmentFlicker | None = None
     persistence: Persistence | None = None
+    interference: SegmentInterference | None = None
+    corrections: Corrections | None = None
 
     @property
     def has_events(self) -> bool:
@@ -89,6 +95,22 @@ class ParitySteps:
     def frames_after(self) -> bool:
         """Whether something looks at whole frames behind the jump search."""
         return self.flicker is not None or self.has_events
+
+    def corrected(self, found: Corrections) -> ParitySteps:
+        """Make the steps of one file, whose waves of interference are known."""
+        return replace(
+            self,
+            bound=tuple(
+                replace(one, passes=(found.row_pass(),)) if one.name == "emicorr" else one
+                for one in self.bound
+            ),
+            corrections=found,
+        )
+
+    def before_interference(self) -> tuple[BoundRampStep, ...]:
+        """List the steps whose results the waves of interference are found in."""
+        names = [step.name for step in self.bound]
+        return self.bound[: names.index("emicorr")]
 
     @property
     def halo(self) -> int:
@@ -154,7 +176,7 @@ def split_steps(
     before: list[Operator] = []
     bound: list[BoundRampStep] = []
     after: list[BoundRampStep] = []
-    jump, fit, flicker, persistence = None, RampFit(), None, None
+    jump, fit, flicker, persistence, interference = None, RampFit(), None, None, None
     pixeldq = np.zeros(info.frame_shape, np.uint32)
     for operator in ramps:
         if isinstance(operator, Jump):
@@ -168,6 +190,12 @@ def split_steps(
             wanted = _wanted(operator, references)
             found = bind_segment(operator, Binding(info, wanted, pixeldq, templates or {}))
             flicker = None if isinstance(found, str) else found
+        elif isinstance(operator, Emicorr):
+            waves = operator.bind_segment(Binding(info, _wanted(operator, references), pixeldq))
+            if isinstance(waves, SegmentInterference):
+                interference = waves
+                before.append(operator)
+                bound.append(BoundRampStep(operator.name, pixeldq))
         else:
             step = operator.bind(
                 Binding(info, _wanted(operator, references), pixeldq, official_rounding=True)
@@ -188,7 +216,7 @@ def split_steps(
         dark = step.templates.get("average_dark_current", dark)
     return ParitySteps(
         info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark, flicker,
-        persistence,
+        persistence, interference,
     )  # fmt: skip
 
 
@@ -290,6 +318,11 @@ def bind_window(parity: ParitySteps, window: Window, first: int) -> WindowSteps:
     steps: list[BoundRampStep] = []
     for operator, whole in zip(parity.operators, parity.bound, strict=True):
         if whole.skipped:
+            continue
+        if operator.name == "emicorr":
+            if parity.corrections is not None:
+                own_pass = parity.corrections.row_pass(window.top, window.left)
+                steps.append(replace(whole, passes=(own_pass,)))
             continue
         if any(one.frame for one in whole.passes):
             # its levels were found in whole frames; the rows are corrected with them

@@ -1,4 +1,4 @@
-"""Twins of emicorr (spec stage 1, section 5.1)."""
+"""Twins of emicorr (spec stage 1, section 5)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import numpy as np
 __all__ = [
     "INTERFERENCE_TWINS",
     "add_tables",
+    "leftover",
     "nearest_template",
+    "phased_means",
+    "remove_table",
     "remove_wave",
+    "sample_phases",
     "scatter_of_groups",
     "straightness",
     "sum_quiet",
     "vertex_phase",
+    "wave_table",
 ]
 
 
@@ -107,15 +112,85 @@ def remove_wave(
     return out
 
 
+def leftover(data: np.ndarray) -> np.ndarray:
+    """Take a line and a bias off each ramp, and average the four outputs; float64 [group, y, column]."""
+    ngroups, ny, nx = data.shape
+    rest = np.zeros((ngroups, ny, nx))
+    for y, x in np.ndindex(ny, nx):
+        ramp = data[:, y, x].astype(np.float64)
+        inner = slice(1, ngroups - 1)
+        slope = np.polyfit(np.arange(ngroups - 2), ramp[inner], 1)[0]
+        flat = ramp - slope * np.arange(ngroups)
+        rest[:, y, x] = flat - (np.median(flat[inner]) if ngroups > 4 else flat[inner].min())
+    mean = rest[..., : nx // 4 * 4].reshape(ngroups, ny, nx // 4, 4).mean(axis=3)
+    mean[..., 1] = mean[..., 2] = (mean[..., 0] + mean[..., 3]) / 2
+    return mean - np.median(mean, axis=(1, 2), keepdims=True)
+
+
+def sample_phases(shape: tuple[int, int, int], start: float, clock: np.ndarray) -> np.ndarray:
+    """Phase of every sample [group, y, column], one after the other as they are read."""
+    row, frame, samples, late, period = clock
+    phases = np.empty(shape)
+    for g, y, column in np.ndindex(shape):
+        time = start + g * frame + y * row + column * samples + (2**32 + 3 if column == late else 0)
+        phases[g, y, column] = time / period % 1
+    return phases
+
+
+def phased_means(rest: np.ndarray, phases: np.ndarray, bins: int) -> np.ndarray:
+    """Clipped mean of the samples in each bin of phase, NaN of none."""
+    from astropy.stats import sigma_clip
+
+    means = np.full(bins, np.nan)
+    for k in range(bins):
+        inside = rest[(phases > k / bins) & (phases <= (k + 1) / bins)].astype(np.float64)
+        if inside.size:
+            means[k] = sigma_clip(inside, sigma=3, maxiters=5, masked=False).mean()
+    return means
+
+
+def wave_table(means: np.ndarray, period: float, shape: np.ndarray, *, scale: bool) -> np.ndarray:
+    """Wave over one period: of the bins, or of a reference turned, and scaled, to be like them."""
+
+    def take(values: np.ndarray, length: float) -> np.ndarray:
+        step = len(values) / length
+        return np.array([values[int(k * step)] for k in range(int(np.ceil(len(values) / step)))])
+
+    wave = means - np.median(means)
+    table = take(wave, period)
+    if shape.size:
+        like = take(wave, len(shape))
+        alike = [np.corrcoef(np.roll(shape, k), like)[0, 1] for k in range(len(shape))]
+        turned = take(np.roll(shape, int(np.argmax(alike))), period)
+        table = turned * (np.polyfit(turned, table, 1)[0] if scale else 1.0)
+    return table
+
+
+def remove_table(data: np.ndarray, phases: np.ndarray, table: np.ndarray, period: float) -> np.ndarray:
+    """Subtract a table by the phase of each sample; float64 [group, y, x]."""
+    out = data.astype(np.float64)
+    for g, y, column in np.ndindex(phases.shape):
+        out[g, y, 4 * column : 4 * column + 4] -= table[int(phases[g, y, column] * period)]
+    return out
+
+
 #: ``module.kernel`` below ``tsostream.operators`` -> its twin
 INTERFERENCE_TWINS: dict[str, Callable[..., Any]] = {
-    "emicorr.group_scatter": scatter_of_groups,
-    "emicorr.accumulate": sum_quiet,
-    "emicorr.fit_coefficients": straightness,
-    "emicorr.template_index": nearest_template,
-    "emicorr.best_phase": vertex_phase,
-    "emicorr._least_chisq": vertex_phase,
-    "emicorr._amplitude": straightness,
-    "emicorr.subtract_wave": remove_wave,
-    "emicorr.combine_tables": add_tables,
+    "emi_joint.group_scatter": scatter_of_groups,
+    "emi_joint.accumulate": sum_quiet,
+    "emi_joint.fit_coefficients": straightness,
+    "emi_joint.template_index": nearest_template,
+    "emi_joint.best_phase": vertex_phase,
+    "emi_joint._least_chisq": vertex_phase,
+    "emi_joint.best_amplitude": straightness,
+    "emi_joint.subtract_wave": remove_wave,
+    "emi_joint.combine_tables": add_tables,
+    "emi_sequential._middle_group": leftover,
+    "emi_sequential.leave_waves": leftover,
+    "emi_sequential._phase": sample_phases,
+    "emi_sequential._bin": phased_means,
+    "emi_sequential.count_samples": phased_means,
+    "emi_sequential.put_samples": phased_means,
+    "emi_sequential.clipped_mean": phased_means,
+    "emi_sequential.subtract_table": remove_table,
 }

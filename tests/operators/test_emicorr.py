@@ -187,7 +187,7 @@ def test_takes_the_wave_out() -> None:
     [({}, 0.1), ({"algorithm": "sequential"}, 0.5), ({"onthefly_corr_freq": (390.625, 10.039)}, 0.4)],
 )
 def test_both_algorithms_clean_a_quiet_scene(parameters: dict[str, Any], left: float) -> None:
-    """With twelve groups; the slower wave is nearly a straight line over a frame, which the sequential one cannot use."""
+    """With twelve groups; the sequential one cannot use a wave that is nearly straight over a frame."""
     info, rng = make_info("MIR_LRS-SLITLESS", ny=96, nx=72, ngroups=12, nints=1), np.random.default_rng(7)
     ramp, setting = make_ramp(info, rng, 1), wave_settings(emi_tree(info), info)
     assert setting

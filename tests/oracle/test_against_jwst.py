@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asdf
+import numpy as np
 import pytest
 
 from tsostream.testing.oracle import official_python
@@ -108,8 +110,33 @@ CASES = {
         "miri_sub64", 6, 7, f"--ny 40 {HITS}", {"clean_flicker_noise": {**ON, "background_method": None}}
     ),
     "waves cleaned": Case("nrs_sub512", 4, 5, HITS, {"clean_flicker_noise": {**ON, "fit_method": "fft"}}),
+    "interference": Case("miri_slitless", 3, 6, f"--ny 48 {HITS}", {"emicorr": ON}),
+    "interference, sequential, each file by itself": Case(
+        "miri_sub64", 4, 11, "--ny 16 --segments 2", {"emicorr": {**ON, "algorithm": "sequential"}}
+    ),
     "two files": Case("nis_substrip96", 7, 6, f"--nx 64 --segments 2 --seed 5 {HITS}"),
 }
+
+
+def write_waves(folder: Path) -> Path:
+    """A reference with two waves for the two MIRI subarrays, and a wave on top of the ramps."""
+    turn = 2 * np.pi * (np.arange(64) + 0.5) / 64
+    waves = {
+        "Hz390": {"frequency": 390.625, "phase_amplitudes": np.sin(turn) + 0.3 * np.cos(3 * turn)},
+        "Hz218": {"frequency": 218.52055, "phase_amplitudes": np.cos(turn[:50])},
+    }
+    freqs = {"FAST": [*waves]}
+    cases = {
+        name: {"rowclocks": 28, "frameclocks": clocks, "freqs": freqs}
+        for name, clocks in (("SLITLESSPRISM", 15904), ("SUB64", 8512))
+    }
+    meta = {
+        "reftype": "emicorr", "instrument": {"name": "MIRI", "detector": "MIRIMAGE"}, "author": "test",
+        "description": "test", "pedigree": "GROUND", "useafter": "2020-01-01T00:00:00",
+    }  # fmt: skip
+    path = folder / "waves_ref_emicorr.asdf"
+    asdf.AsdfFile({"meta": meta, "frequencies": waves, "subarray_cases": cases}).write_to(path)
+    return path
 
 
 def official(case: Case, shared: Path, folder: Path) -> Path:
@@ -128,10 +155,13 @@ def official(case: Case, shared: Path, folder: Path) -> Path:
         "make_tso.py", "--mode", case.mode, "--out", str(place), "--ints", str(case.ints),
         "--groups", str(case.groups), *case.make.split(),
     )  # fmt: skip
+    steps = case.steps
+    if "emicorr" in steps:
+        steps = {"emicorr": {**steps["emicorr"], "override_emicorr": str(write_waves(place))}}
     for number in range(1, len(list(place.glob("*_uncal.fits"))) + 1):
         run(
             "run_jwst.py", str(place), "--seg", str(number), "--outdir", str(place / "jwst"), "--quiet",
-            "--save-ramp", "--extra", json.dumps(case.steps),
+            "--save-ramp", "--extra", json.dumps(steps),
             # the draft slopes of clean_flicker_noise know no overrides
             *(["--patch-refs"] if "clean_flicker_noise" in case.steps else []),
         )  # fmt: skip

@@ -19,6 +19,7 @@ from tsostream.operators.base import Binding
 from tsostream.operators.outlier_detection import OutlierDetection, parse_good_bits
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
 from tsostream.operators.outlier_window import count_outliers, divide_level
+from tsostream.operators.pointing import measure_jitter, pointing_variance
 from tsostream.operators.sorting import comparators
 from tsostream.operators.source_level import find_source, source_level
 from tsostream.operators.window import Ring, run_blocks, slice_rate
@@ -309,6 +310,71 @@ def test_a_pixel_that_always_varies_is_judged_by_its_own_scatter() -> None:
     templates["scatter"][8, 60] *= 6
     assert np.count_nonzero(flag(info, rate, templates)[:, 8, 60]) == 0
     assert np.count_nonzero(flag(info, rate, templates, excess_scatter=False)[:, 8, 60]) > 10
+
+
+def jittered(n: int, scout: int, jitter: tuple[float, float]) -> tuple[Any, Rate, dict]:
+    """A bright star that moves, and what a scout of few integrations knows of it."""
+    rng = np.random.default_rng(10)
+    info = make_info(exp_type="NRC_TSIMAGE")
+    yy, xx = np.indices(info.frame_shape, dtype=float)
+
+    def star(dy: float, dx: float) -> np.ndarray:
+        return 60.0 + 9e5 / 16 * np.exp(-0.5 * ((yy - 15.8 - dy) ** 2 + (xx - 15.3 - dx) ** 2) / 1.6**2)
+
+    moves = rng.normal(0, 1, (n + scout, 2)) * jitter
+    truth = np.stack([star(*move) for move in moves])
+    variance = np.broadcast_to(star(0, 0) / 100 + 20.0, truth.shape).astype(np.float32)
+    data = rng.normal(truth, np.sqrt(variance)).astype(np.float32)
+    low, middle, high = np.percentile(data[n:], [15.87, 50, 84.13], axis=0)
+    templates = {
+        "image": middle.astype(np.float32), "scatter": ((high - low) / 2).astype(np.float32),
+        "variance": variance[0], "count": scout,
+    }  # fmt: skip
+    part = variance[:n].copy()
+    none = np.zeros(part.shape, np.uint32)
+    return info, Rate(1, data[:n], np.sqrt(part), part, part * 0, none, make_times(n, 1)), templates
+
+
+@pytest.mark.parametrize("jitter", [(0.02, 0.02), (0.03, 0.0), (0.0, 0.0)])
+def test_pixels_of_a_star_that_moves_are_no_outliers(jitter: tuple[float, float]) -> None:
+    """By chance some pixels vary little in sixteen integrations of a scout; the star's movement tells better."""
+    info, rate, templates = jittered(100, 16, jitter)
+    spots = [(30, 15, 17), (60, 16, 13), (80, 3, 3)]
+    for i, y, x in spots:
+        gradient = max(np.abs(np.gradient(templates["image"].astype(float))[k][y, x]) for k in (0, 1))
+        rate.data[i, y, x] += 10 * np.hypot(rate.err[i, y, x], gradient * max(jitter))
+    found = flag(info, rate, templates)
+    assert all(found[spot] == FLAGS for spot in spots)
+    assert np.count_nonzero(found) <= len(spots) + 2
+    if max(jitter):
+        assert np.count_nonzero(flag(info, rate, templates, excess_scatter=False)) > 500
+        # the pixels' own scatter alone lets some of them be flagged
+        alone = {**templates, "image": np.full_like(templates["image"], 60.0)}
+        assert np.count_nonzero(flag(info, rate, alone)) > np.count_nonzero(found) + 10
+
+
+@pytest.mark.parametrize("truth", [(9e-4, 2e-4), (4e-4, 0.0), (0.0, 0.0)])
+def test_jitter_is_measured_on_all_pixels(truth: tuple[float, float]) -> None:
+    rng = np.random.default_rng(4)
+    gradients = rng.normal(0, 3000.0, (2, 200))
+    noise = 500.0
+    scatter2 = noise + truth @ gradients**2
+    seen = scatter2 * (1 + rng.normal(0, 0.2, 200))
+    seen[:5] += 1e6  # pixels that vary for another reason
+    found = measure_jitter(gradients, seen - noise, np.sqrt(seen), 64)
+    np.testing.assert_allclose(found, truth, rtol=0.15, atol=1e-5)
+    assert measure_jitter(gradients[:, :3], seen[:3], seen[:3], 64) == (0.0, 0.0)
+
+
+def test_what_is_not_known_does_not_move() -> None:
+    _, _, templates = jittered(4, 16, (0.03, 0.015))
+    image, scatter, variance = (templates[name].copy() for name in ("image", "scatter", "variance"))
+    share = np.ones(image.shape)
+    assert (pointing_variance(image, scatter, variance, share, 16)[14:18, 14:18] > 100).any()
+    image[15, 15] = scatter[3, 3] = np.nan
+    assert np.isfinite(pointing_variance(image, scatter, variance, share, 16)).all()
+    assert not pointing_variance(image, scatter, variance, 0 * share, 16).any()
+    assert not pointing_variance(np.full_like(image, np.nan), scatter, variance, share, 16).any()
 
 
 def test_binds_without_templates() -> None:

@@ -22,6 +22,7 @@ from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding, BoundWindowStep, Frames, Operator
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
 from tsostream.operators.outlier_window import count_outliers, divide_level
+from tsostream.operators.pointing import pointing_variance
 from tsostream.operators.rate_sync import match_nans_and_flags
 from tsostream.operators.sorting import comparators
 from tsostream.operators.source_level import SourceLevel, find_source
@@ -83,7 +84,9 @@ class OutlierDetection(Operator):
     set_nan
         Whether flagged samples become NaN as well; otherwise only their DQ changes.
     excess_scatter
-        Whether the limit counts what a pixel varies in time beyond its error (pointing, noisy pixels); streaming only.
+        Whether the limit counts what a pixel varies in time beyond its error: its own excess in the scout's
+        integrations, or what pointing jitter, measured on all pixels of the source, makes of the image's gradient;
+        streaming only.
     """
 
     name: ClassVar[str] = "outlier_detection"
@@ -127,7 +130,7 @@ class OutlierDetection(Operator):
         if self.scope == "segment":
             reach = max(self.rolling_window_width - 1, 0)
             return Window(reach, reach, "hold")
-        return Window(half, half - (not odd), "shrink", ("image", "scatter", "variance"))
+        return Window(half, half - (not odd), "shrink", ("image", "scatter", "variance", "count"))
 
     def bind(self, binding: Binding) -> BoundWindowStep:
         """Settle windows, and what is source in each pixel."""
@@ -135,11 +138,7 @@ class OutlierDetection(Operator):
         if self.scope == "segment":
             return self._bind_segments(binding, bad)
         source = find_source(binding.templates, binding.info, binding.dq_plane)
-        excess = np.zeros(binding.info.frame_shape, np.float32)
-        if self.excess_scatter and "scatter" in binding.templates:
-            scatter = np.asarray(binding.templates["scatter"], np.float32)
-            more = scatter**2 - np.asarray(binding.templates["variance"], np.float32)
-            excess = np.where(more > 0, more, np.float32(0)).astype(np.float32)
+        excess = self._excess(binding, source)
         half, odd = divmod(self.rolling_window_width, 2)
         before, after = half, max(half - (not odd), 0)
         run = partial(
@@ -150,6 +149,19 @@ class OutlierDetection(Operator):
             self.name, binding.dq_plane, binding.info, before, after,
             partial(_remember, bad=bad, source=source), run, scalars=len(source.node),
         )  # fmt: skip
+
+    def _excess(self, binding: Binding, source: SourceLevel) -> np.ndarray:
+        """Variance of each pixel in time beyond its errors: its own, or what pointing jitter gives it."""
+        templates = binding.templates
+        if not self.excess_scatter or "scatter" not in templates:
+            return np.zeros(binding.info.frame_shape, np.float32)
+        scatter, variance = (np.asarray(templates[name], np.float32) for name in ("scatter", "variance"))
+        jitter = pointing_variance(
+            templates["image"], scatter, variance, source.share, int(templates.get("count", 1))
+        )
+        own = scatter**2 - variance
+        # a few integrations may by chance see little of what a pixel varies
+        return np.fmax(np.where(own > 0, own, np.float32(0)), jitter).astype(np.float32)
 
     def _bind_segments(self, binding: Binding, bad: np.uint32) -> BoundWindowStep:
         width = self.rolling_window_width

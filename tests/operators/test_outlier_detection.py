@@ -427,7 +427,7 @@ def test_parameters_under_their_official_names() -> None:
     assert OutlierDetection(snr="4.0 3.0").limit == 4.0
     assert OutlierDetection(snr=6.0).limit == 6.0
     coupling = OutlierDetection(rolling_window_width=24).coupling
-    assert coupling == Window(12, 11, "shrink", ("image", "scatter", "variance"))
+    assert coupling == Window(12, 11, "shrink", ("image", "scatter", "variance", "count"))
     for wrong in ({"snr": "much"}, {"snr": "-1"}, {"good_bits": "~NICE"}, {"rolling_window_width": 0}):
         with pytest.raises(ConfigError, match="outlier_detection"):
             OutlierDetection(**wrong)

@@ -1,10 +1,14 @@
-"""The parity scope against the official pipeline itself, on exposures made for the purpose (minutes)."""
+"""The parity scope against the official pipeline itself, on exposures made for the purpose (minutes).
+
+``pytest -m slow tests/oracle/test_against_jwst.py -rP | grep "^|"`` prints the table of docs/parity.md.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,10 @@ from typing import Any
 import asdf
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from tsostream.testing.oracle import official_python
-from tsostream.testing.parity_table import compare_case, run_case, table
+from tsostream.testing.parity_table import Row, compare_case, run_case, table
 
 pytestmark = [
     pytest.mark.oracle,
@@ -26,8 +31,8 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Case:
-    """One exposure: how it is made, the steps' parameters that differ from the code's defaults, and how many tolerances
-    rounding may come to."""
+    """One exposure: how it is made, the steps' parameters that differ from the code's defaults, how many tolerances
+    rounding may come to, and whether snowballs fall on it."""
 
     mode: str
     ints: int
@@ -35,6 +40,7 @@ class Case:
     make: str = ""
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     rounding: float = 1.0
+    snowballs: bool = False
 
 
 ON = {"skip": False}
@@ -44,6 +50,8 @@ AFTER = {
 }  # fmt: skip
 FEW = {"min_jump_to_flag_neighbors": 50, "max_jump_to_flag_neighbors": 90}
 HITS = "--cr-rate 1e-3"
+SNOWBALLS = {"jump": {"expand_large_events": True, "edge_size": 6}}
+LIKELY = {"ramp_fit": {"algorithm": "LIKELY"}}
 CASES = {
     "one group": Case("nrc_sub64p", 6, 1, "--ny 16"),
     "one group, saturated": Case("miri_sub64", 5, 1, "--ny 16 --peak 400000"),
@@ -115,6 +123,63 @@ CASES = {
         "miri_sub64", 4, 11, "--ny 16 --segments 2", {"emicorr": {**ON, "algorithm": "sequential"}}
     ),
     "two files": Case("nis_substrip96", 7, 6, f"--nx 64 --segments 2 --seed 5 {HITS}"),
+    "a third over full": Case("nrs_sub512", 5, 8, f"--ny 8 --peak 1.4 --seed 11 {HITS}"),
+    "filled in half": Case("nis_substrip96", 4, 7, f"--nx 64 --peak 2.2 --seed 12 {HITS}"),
+    "filled at once": Case("nrc_sub64p", 6, 6, f"--ny 24 --peak 6 --seed 13 {HITS}"),
+    "filled, averaged": Case(
+        "nrc_subgrism64", 3, 6, "--ny 8 --trace-y 4 --nframes 8 --groupgap 2 --peak 5 --seed 14"
+    ),
+    "filled, MIRI": Case("miri_slitless", 3, 10, "--ny 48 --peak 3 --seed 15", {"rscd": ON, "lastframe": ON}),
+    "a storm": Case("nis_substrip256", 3, 6, "--nx 40 --cr-rate 1e-2 --seed 16"),
+    "columns alike": Case("nrc_sub64p", 4, 5, f"--ny 16 {HITS}", {"refpix": {"odd_even_columns": False}}),
+    "no side pixels": Case(
+        "nrc_subgrism64", 3, 5, "--ny 8 --trace-y 4 --seed 17", {"refpix": {"use_side_ref_pixels": False}}
+    ),
+    "charge migrates": Case(
+        "nis_substrip96",
+        4,
+        8,
+        f"--nx 48 --peak 1.2 {HITS}",
+        {"charge_migration": {**ON, "signal_threshold": 20000.0}},
+    ),
+    "snowballs": Case("nrc_sub64p", 7, 6, HITS, SNOWBALLS, snowballs=True),
+    "snowballs, clipped": Case("nrc_sub64p", 100, 4, "--ny 40 --nx 40", SNOWBALLS, snowballs=True),
+    "snowballs on a spectrum": Case(
+        "nrs_sub2048", 4, 5, "--ny 16", {"jump": {"expand_large_events": True}}, snowballs=True
+    ),
+    "snowballs without a core": Case(
+        "nis_substrip96",
+        5,
+        5,
+        f"--nx 80 {HITS}",
+        {"jump": {"expand_large_events": True, "sat_required_snowball": False, "expand_factor": 1.6}},
+        snowballs=True,
+    ),
+    "snowballs, lines cleaned": Case(
+        "nrc_sub64p", 4, 5, HITS, {**SNOWBALLS, "clean_flicker_noise": ON}, snowballs=True
+    ),
+    "what persists": Case(
+        "nrc_sub64p",
+        9,
+        5,
+        "--ny 24 --peak 1.3",
+        {**SNOWBALLS, "persistence": {**ON, "persistence_time": 4}},
+        snowballs=True,
+    ),
+    "what persists, by brightness": Case(
+        "nrs_sub512",
+        9,
+        5,
+        "--ny 12 --peak 1.2",
+        {"persistence": {**ON, "persistence_time": 2, "dn_threshold": 30000.0, "persistence_dnu": True}},
+    ),
+    "likely": Case("nrs_sub512", 5, 9, f"--ny 10 --seed 18 {HITS}", LIKELY),
+    "likely, averaged": Case(
+        "nrc_subgrism64", 3, 7, "--ny 8 --trace-y 4 --nframes 4 --groupgap 1 --peak 1.3 --seed 19", LIKELY
+    ),
+    "likely, MIRI": Case(
+        "miri_sub64", 4, 12, f"--ny 16 --peak 1.5 {HITS}", {**LIKELY, "firstframe": ON, "lastframe": ON}
+    ),
 }
 
 
@@ -139,6 +204,42 @@ def write_waves(folder: Path) -> Path:
     return path
 
 
+def drop_snowballs(place: Path) -> None:
+    """Let snowballs fall on two thirds of all integrations: a saturated core, jumps around it."""
+    rng = np.random.default_rng(7)
+    for path in sorted(place.glob("*_uncal.fits")):
+        with fits.open(path, mode="update") as hdus:
+            words = hdus["SCI"].data
+            y, x = np.mgrid[: words.shape[2], : words.shape[3]]
+            for ramp in words:
+                if rng.random() > 0.67:
+                    continue
+                group, at = rng.integers(1, len(ramp)), rng.uniform((0, 0), words.shape[2:])
+                distance = np.hypot(y - at[0], (x - at[1]) * rng.uniform(0.7, 1.2))
+                core = rng.uniform(1.5, 5)
+                light = np.where(distance < core, 65535, np.where(distance < 2.2 * core, 4000, 0))
+                # the rim of the core saturates only in the next group
+                soon = np.where((distance > 0.8 * core) & (distance < core), 4000, light)
+                for number in range(group, len(ramp)):
+                    more = soon if number == group else light
+                    ramp[number] = np.minimum(ramp[number].astype(int) + more, 65535)
+
+
+def summary(name: str, case: Case, rows: list[Row]) -> str:
+    """One line of the table: what differs most among all segments and products."""
+
+    def worst(*planes: str) -> str:
+        return f"{max((row.worst for row in rows if row.plane in planes), default=0.0):.2g}"
+
+    values = sum(row.pixels for row in rows if row.plane in ("GROUPDQ", "DQ"))
+    bits = sum(round(row.beyond * row.pixels) for row in rows if row.plane in ("GROUPDQ", "DQ"))
+    cells = (
+        name, f"{case.mode} {case.ints} × {case.groups}", f"{bits} of {values}", worst("SCI"), worst("ERR"),
+        worst("VAR_POISSON"), worst("VAR_RNOISE"),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def official(case: Case, shared: Path, folder: Path) -> Path:
     """Make the exposure and let the official pipeline reduce every segment; the folder that holds both."""
     tools = folder / "tools"
@@ -158,6 +259,8 @@ def official(case: Case, shared: Path, folder: Path) -> Path:
     steps = case.steps
     if "emicorr" in steps:
         steps = {"emicorr": {**steps["emicorr"], "override_emicorr": str(write_waves(place))}}
+    if case.snowballs:
+        drop_snowballs(place)
     for number in range(1, len(list(place.glob("*_uncal.fits"))) + 1):
         run(
             "run_jwst.py", str(place), "--seg", str(number), "--outdir", str(place / "jwst"), "--quiet",
@@ -177,5 +280,6 @@ def test_equals_the_official_pipeline(name: str, shared: Path, tmp_path: Path) -
     ]
     rows = [row for result in run_case(place, settings) for row in compare_case(place, result)]
     assert {row.product for row in rows} == {"ramp", "rateints", "rate"}
+    sys.stdout.write(summary(name, case, rows) + "\n")
     failed = [row for row in rows if not row.passed and (row.worst > case.rounding or row.beyond > 1e-4)]
     assert not failed, "\n".join(table(failed))

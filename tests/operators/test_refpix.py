@@ -14,7 +14,8 @@ from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding
-from tsostream.operators.refpix import Refpix, clipped_mean, single_mean
+from tsostream.operators.refpix import Refpix
+from tsostream.operators.refpix_levels import clipped_mean, single_mean
 from tsostream.testing.builders import make_info, make_ramp
 from tsostream.testing.naive.corrections import clip_mean, subtract_reference_pixels
 from tsostream.testing.oracle import Case, compare, official_python, run_official

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from run_helpers import SMALL, Simulated, edited, light_curve, make_rateints, re
 
 import tsostream
 from tsostream.records.quality import Quality
+from tsostream.run.observer import Silent
+from tsostream.run.request import Request
 from tsostream.run.scout import load_scout
+from tsostream.run.setup import prepare_all
+from tsostream.run.stream import run_exposure
 
 DO_NOT_USE = 1
 MODES = ("NRS_BRIGHTOBJ", "MIR_LRS-SLITLESS", "NRC_TSIMAGE")
@@ -207,3 +212,24 @@ def test_nan_in_single_planes(exp_type: str, simulated: Simulated, tmp_path: Pat
         error = rows["flux_err"][index]
         assert np.isnan(error) or error > 0.9 * usual, index
     assert np.isfinite(rows["flux"][7:]).all()
+
+
+@pytest.mark.parametrize("exp_type", ["NRC_TSIMAGE", "NRS_BRIGHTOBJ"])
+def test_a_core_without_slopes_is_told(exp_type: str, simulated: Simulated, tmp_path: Path) -> None:
+    """Ramps that saturate in the second group have no slope; what remains of the source is not taken for all of it."""
+    told: list[str] = []
+
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    for peak in (0.75, 3.0):
+        exposure = simulated(exp_type, ints=8, seed=3, peak=peak, cosmic_rays=0)
+        wanted = Request(
+            inputs=tuple(exposure.segments), out=tmp_path / f"{peak}.arrow", refs_dir=exposure.directory,
+            wavelengths=exposure.references.get("wavelength"),
+        )  # fmt: skip
+        (prepared,) = prepare_all(wanted)
+        asyncio.run(run_exposure(prepared, Told()))
+        lines = [text for text in told if "no slope in any integration of the scout" in text]
+        assert len(lines) == (peak > 1), told

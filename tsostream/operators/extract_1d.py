@@ -20,6 +20,7 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.lists import Aperture
+from tsostream.operators.aperture.units import note_lost
 from tsostream.operators.base import Binding, Operator
 from tsostream.operators.soss.extract import BoundSoss, bind_soss
 from tsostream.operators.soss.official_block import BoundOfficialSoss, bind_official_soss
@@ -313,6 +314,8 @@ class Extract1d(Operator):
             series += build_series(scene, trace, recipe, numbers)
         series.sort(key=lambda one: one.number)
         first = series[0]
+        weight = first.weight.T if scene.along_y else first.weight
+        notes += note_lost(binding, weight)
         wavelength = _column_wavelength(binding, first, scene, self.order)
         corrections = None
         if self.apply_apcorr:

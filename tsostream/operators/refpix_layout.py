@@ -130,7 +130,7 @@ def edge_layout(info: ExposureInfo, pixeldq: np.ndarray, *, odd_even: bool) -> L
 
 @dataclass(frozen=True)
 class Sides:
-    """Tables of `tsostream.operators.refpix.side_levels`; see there."""
+    """Tables of `tsostream.operators.refpix_levels.side_levels`; see there."""
 
     pixels: np.ndarray
     level_of: np.ndarray

@@ -20,7 +20,7 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.aperture.covariance import excess_variance
-from tsostream.operators.aperture.units import flux_scale_map
+from tsostream.operators.aperture.units import flux_scale_map, note_lost
 from tsostream.operators.base import Binding, Operator, reference_array
 from tsostream.operators.photometry.images import BoundOfficialPhotometry
 from tsostream.operators.photometry.template import (
@@ -162,7 +162,7 @@ class TsoPhotometry(Operator):
             width_y=width_y,
             unit=unit,
             growth=growth,
-            notes=tuple(self._without_effect()),
+            notes=(*self._without_effect(), *note_lost(binding, circles[0].weight)),
         )
 
     def _without_effect(self) -> Iterator[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tsostream.integration import dq
 from tsostream.operators.base import Binding, reference_array
 
-__all__ = ["flux_scale_map"]
+__all__ = ["flux_scale_map", "note_lost"]
 
 
 def flux_scale_map(binding: Binding) -> tuple[np.ndarray, str]:
@@ -37,3 +38,28 @@ def flux_scale_map(binding: Binding) -> tuple[np.ndarray, str]:
     values = reference_array(gain, "SCI", info.frame_shape, "extract_1d")
     time = info.integration_time or info.group_time * max(info.ngroups, 1)
     return np.where(values > 0, values * np.float32(time), np.nan).astype(np.float32), "electron"
+
+
+def note_lost(binding: Binding, weight: np.ndarray) -> tuple[str, ...]:
+    """Say how many pixels of an aperture have no slope in the scout's template though nothing else is wrong with them.
+
+    They saturate too early for a slope. The official pipeline leaves them out as well, and says nothing.
+
+    Parameters
+    ----------
+    binding
+        What the step was bound with.
+    weight : float64 [y, x]
+        Share of each pixel in the aperture.
+    """
+    never = np.uint32(dq.DO_NOT_USE | dq.REFERENCE_PIXEL | dq.NON_SCIENCE)
+    lost = ~np.isfinite(binding.templates["image"]) & ((binding.dq_plane & never) == 0) & (weight > 0)
+    count = int(lost.sum())
+    if not count:
+        return ()
+    are = "pixel of the source aperture has" if count == 1 else "pixels of the source aperture have"
+    what = (
+        f"{count} {are} no slope in any integration of the scout, as happens where the first groups saturate: "
+        "their light is missing from the flux, which only tells relative changes"
+    )
+    return (what,)

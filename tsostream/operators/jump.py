@@ -337,7 +337,7 @@ class Jump(Operator):
         Whether a snowball needs a saturated core in this group or the next; not so near to the edge [px], where the
         core may lie outside. With the rows of most subarrays, everything is near the edge.
     min_sat_radius_extend, sat_expand
-        Cores with a longer minor axis grow by so much [px], from the group of the hit on.
+        Cores with a longer minor axis [px] grow by so much on every side [px], from the group of the hit on.
     mask_snowball_core_next_int, snowball_time_masked_next_int
         Flag where such a core was in the next integration, too, for so long [s].
     """
@@ -381,7 +381,7 @@ class Jump(Operator):
         """What kernels know of snowballs."""
         return EventRules(
             float(self.min_sat_area), float(self.min_jump_area), float(self.expand_factor), self.sat_required_snowball,
-            float(self.min_sat_radius_extend), float(self.sat_expand), float(self.edge_size),
+            float(self.min_sat_radius_extend), 2.0 * self.sat_expand, float(self.edge_size),
             2.0 * self.max_extended_radius,
         )  # fmt: skip
 

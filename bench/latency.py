@@ -26,8 +26,8 @@ from tsostream.sinks import Tail, spectra_path
 
 __all__ = ["main", "measure"]
 
-#: integrations of the first segment: enough for the scout
-FIRST = 100
+#: integrations of the first segment: enough for the scout of 64 behind a margin of 60 at most
+FIRST = 130
 #: bytes of the pixels of the segment that is waited for
 SIZE = 2 * 1024**3
 _CHUNK = 16 << 20

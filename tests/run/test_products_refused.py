@@ -29,7 +29,7 @@ def test_what_is_there_already(cut: dict[int, SimulatedExposure], tmp_path: Path
     path = product_path(tmp_path, cut[3].segments[1], "rateints")
     path.write_text("precious")
     with pytest.raises(
-        OutputExistsError, match=rf"{path.name}: the product is there already; choose another"
+        OutputExistsError, match=rf"{path.name}: the product is there already; products have the names"
     ) as caught:
         reduce(cut[3], tmp_path / "lc.arrow", products="rateints")
     assert caught.value.exit_code == 2

@@ -12,6 +12,7 @@ import traceback
 import click
 
 from tsostream.cli.logs import FILE_ONLY, is_debugging
+from tsostream.cli.usage import usage_line
 from tsostream.errors import TsoStreamError
 
 __all__ = ["FAILED", "INTERRUPTED", "USAGE", "explain"]
@@ -34,6 +35,13 @@ def explain(error: Exception) -> int:
     int
         The exit code.
     """
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        with contextlib.suppress(OSError):
+            click.echo(usage_line(error), err=True)
+        return error.exit_code
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code

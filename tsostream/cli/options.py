@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 import click
 
 from tsostream.cli.logs import LEVELS
+from tsostream.cli.usage import once
 from tsostream.integration.exposure_info import Level
 
 if TYPE_CHECKING:
@@ -151,8 +152,11 @@ _SELECTION = (
         "--refs",
         "refs_dir",
         type=_PATH,
+        multiple=True,
+        callback=once,
         metavar="DIR",
-        help="Directory of reference files (FITS, ASDF, JSON), chosen by their keywords.",
+        help="Directory of reference files (FITS, ASDF, JSON), chosen by their keywords. One: single files that are "
+        "elsewhere are named with --override.",
     ),
     grouped(
         "References",

@@ -15,7 +15,7 @@ from tsostream.operators.catalog import OPERATORS
 from tsostream.run.config import Config
 from tsostream.run.plan import MemoryPlan
 from tsostream.run.prepared import Prepared
-from tsostream.run.scout import ScoutPlan, stack_size
+from tsostream.run.scout import ScoutPlan, first_numbers, scout_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -147,12 +147,14 @@ def references_text(names: Mapping[str, str], sources: Mapping[str, str]) -> str
     )
 
 
-def scout_text(scout: ScoutPlan, exposure: Exposure) -> str:
-    """Say what the templates are made from."""
+def scout_text(scout: ScoutPlan, exposure: Exposure, *, parity: bool = False) -> str:
+    """Say what the templates are made from; of ramps some are read once more, for the first image."""
     if scout.kind == "file":
         return f"stored: {scout.path}"
+    numbers = scout_numbers(scout, exposure)
+    again = len(first_numbers(numbers)) if exposure.info.is_ramp and not parity else 0
     where = "spread over the exposure" if scout.kind == "spread" else "from its beginning"
-    return f"{stack_size(scout, exposure)} integrations {where}"
+    return f"{len(numbers)} integrations {where}" + (f", {again} of them twice" if again else "")
 
 
 def memory_text(plan: MemoryPlan) -> str:
@@ -186,7 +188,7 @@ def plan_rows(prepared: Prepared) -> list[tuple[str, str | Text]]:
             references_text({k: r.name for k, r in prepared.references.items()}, prepared.sources),
         ),
         ("wavelengths", wavelengths),
-        ("scout", scout_text(prepared.scout, prepared.exposure)),
+        ("scout", scout_text(prepared.scout, prepared.exposure, parity=prepared.request.parity is not None)),
         ("blocks", blocks_text(prepared.plan)),
         ("memory", memory_text(prepared.plan)),
         ("products", "\n".join(prepared.products.lines()) if prepared.products is not None else ""),

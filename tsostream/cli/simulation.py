@@ -166,8 +166,13 @@ def simulate_watched(console: Console, exp_type: str, out: Path, **chosen: Any) 
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if not console.is_terminal:
-        console.print(f"simulating {chosen.get('ints')} integrations of {exp_type}", soft_wrap=True)
-        return simulate(exp_type, out, **given)
+
+        def say(done: int, total: int) -> None:
+            # not before: what is refused is not simulated
+            if done == 0:
+                console.print(f"simulating {total} integrations of {exp_type}", soft_wrap=True)
+
+        return simulate(exp_type, out, progress=say, **given)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("simulating", total=chosen.get("ints"))
         return simulate(

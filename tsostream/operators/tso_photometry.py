@@ -182,7 +182,7 @@ class TsoPhotometry(Operator):
         each = circle.area / max(circle.ground_area, 1.0) if self.subtract_background else 0.0
         return excess_variance((circle.weight - circle.ground * each) * factor, covariance)
 
-    def _checked_position(self, info: ExposureInfo) -> tuple[float, float] | None:
+    def checked_position(self, info: ExposureInfo) -> tuple[float, float] | None:
         """Position that was asked for.
 
         Raises
@@ -204,7 +204,7 @@ class TsoPhotometry(Operator):
         return float(x), float(y)
 
     def _find_source(self, image: np.ndarray, binding: Binding) -> tuple[float, float]:
-        given = self._checked_position(binding.info)
+        given = self.checked_position(binding.info)
         if given is not None:
             return given
         planned = _planned(binding.info)
@@ -253,7 +253,7 @@ class TsoPhotometry(Operator):
 
     def _bind_official(self, binding: Binding) -> BoundOfficialPhotometry:
         info = binding.info
-        place = self._checked_position(info) or _planned(info)
+        place = self.checked_position(info) or _planned(info)
         if place is None:
             raise ConfigError(
                 Problem(

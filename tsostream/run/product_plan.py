@@ -335,7 +335,10 @@ def _wrong_files(plan: ProductPlan, exposure: Exposure, *, overwrite: bool) -> l
     for path in twice:
         what = "two inputs would make this product"
         problems.append(Problem(what, str(path), "give the files names of their own", "parameter"))
-    todo = "choose another --products-dir, or give --overwrite to replace it"
+    todo = (
+        "products have the names of the segments, so each run in a directory needs a --products-dir of its own; give "
+        "one, or --overwrite to replace it"
+    )
     for one in plan.all:
         for path in (one.path, part_path(one.path)):
             if not path.exists():

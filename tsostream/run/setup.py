@@ -19,6 +19,7 @@ from tsostream.operators.base import Operator
 from tsostream.operators.extract_1d import Extract1d
 from tsostream.operators.soss.models import OVERLAP_REFERENCES
 from tsostream.operators.soss.separation import held_bytes, official_bytes
+from tsostream.operators.tso_photometry import TsoPhotometry
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.background import background_files, mean_background
@@ -187,7 +188,7 @@ def prepare(
         scout = growing_scout(scout)
     limit = request.max_memory
     memory = collect(lambda: parse_bytes(limit)) if limit else None
-    if chosen is None or scout is None:
+    if chosen is None:
         raise _error(problems)
     selection, missing = chosen.selection, chosen.missing
     problems += missing.errors
@@ -196,11 +197,13 @@ def prepare(
     waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
     config = chosen.config.without(missing.skipped)
     problems += _unknown_bins(config, waves)
+    if isinstance(photometry := config.operator("tso_photometry"), TsoPhotometry):
+        collect(lambda: photometry.checked_position(info))
     products = collect(lambda: plan_products(request, exposure, out, config))
     background: dict[str, Any] = collect(lambda: mean_background(request, config, exposure)) or {}
     told: dict[str, Any] = {"slit": dict(waves.facts or {})}
     told |= collect(lambda: user_mask(config)) or {}
-    if problems:
+    if problems or scout is None or loaded is None:
         raise _error(problems)
     rates = bind_rates(config, info, loaded.references, told, official=request.parity is not None)
     # without the scout: to see that the steps fit, and what windows will hold

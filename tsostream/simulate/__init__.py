@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from tsostream.simulate.exposure import SimulatedExposure, simulate
 from tsostream.simulate.modes import EXP_TYPES
+from tsostream.simulate.settings import Settings
 
-__all__ = ["EXP_TYPES", "SimulatedExposure", "simulate"]
+__all__ = ["EXP_TYPES", "Settings", "SimulatedExposure", "simulate"]

@@ -6,16 +6,16 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from tsostream.errors import ConfigError, OutputExistsError, Problem, SinkError
+from tsostream.errors import OutputExistsError, Problem, SinkError
 from tsostream.simulate import headers
 from tsostream.simulate.detector import build_detector
 from tsostream.simulate.headers import Clock, Part
@@ -24,17 +24,11 @@ from tsostream.simulate.lightcurve import Transit
 from tsostream.simulate.modes import Mode, crop, find_mode
 from tsostream.simulate.references import reference_file, reference_names, write_references
 from tsostream.simulate.scene import Scene, build_scene, scene_centre
+from tsostream.simulate.settings import Settings
 from tsostream.simulate.truth import TruthWriter
 
 __all__ = ["SimulatedExposure", "simulate"]
 
-#: cosmic rays at L2 [hits/pixel/s], for 18 µm pixels
-COSMIC_RATE: Final = 1.6e-5
-#: pointing jitter [pixel] and drift over the exposure (dx, dy) [pixel]
-JITTER: Final = 0.005
-DRIFT: Final = (0.004, -0.006)
-#: a tilt event when only its integration is given: dx, dy, growth of sigma [pixel]
-TILT: Final = (0.02, -0.03, 0.01)
 #: raw counts at which a typical pixel saturates
 FULL_WELL: Final = 57000.0
 #: MJD of the first integration's start
@@ -68,27 +62,11 @@ class SimulatedExposure:
 def simulate(
     exp_type: str,
     out: str | os.PathLike[str],
+    settings: Settings | None = None,
     *,
-    ints: int = 40,
-    groups: int | None = None,
-    segments: int = 1,
-    seed: int = 1,
-    subarray: str | None = None,
-    transit_depth: float = 0.01,
-    oof: float | None = None,
-    cosmic_rays: float | None = None,
-    noise: Literal["full", "none"] = "full",
-    scene: str | os.PathLike[str] | None = None,
-    jitter: float | None = None,
-    drift: float | tuple[float, float] | None = None,
-    tilt: int | tuple[int, float, float, float] | None = None,
-    level: str = "uncal",
-    bounds: Sequence[int] | None = None,
-    ny: int | None = None,
-    nx: int | None = None,
-    peak: float = 0.75,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    **changes: Any,
 ) -> SimulatedExposure:
     """Simulate a transit: segment files in real format, matching reference files, and the truth.
 
@@ -100,33 +78,15 @@ def simulate(
         One of :data:`tsostream.simulate.EXP_TYPES`.
     out
         Directory; made when absent.
-    ints, groups
-        Integrations of the exposure; groups of each (the mode's usual number when not given).
-    segments, bounds
-        Number of files, cut equally; or the last integration of each file, which overrides it.
-    transit_depth
-        Depth of the white light.
-    oof
-        1/f noise, RMS within one frame [DN]; None is the instrument's own, 0 none.
-    cosmic_rays
-        Hits per pixel and second; None is the rate at L2, 0 none.
-    noise
-        ``none`` gives rounded expectation values: no photon, read, reset or 1/f noise, no cosmic rays, no
-        jitter, and drift or tilt only where asked for.
-    scene
-        FITS median image (MEDFLUX or SCI) to use as the source.
-    jitter
-        Standard deviation of the pointing per integration and axis [pixel].
-    drift
-        Movement over the exposure [pixel], (dx, dy), or one number for both.
-    tilt
-        Integration from which the telescope's mirror is tilted, or (integration, dx, dy, growth of sigma).
-    ny, nx
-        Cut the subarray to this size around the source, for small tests.
-    peak
-        Brightest pixel at the end of a ramp, relative to full well.
+    settings
+        What is simulated, by default `Settings`.
+    overwrite
+        Replace a simulation that is there.
     progress
-        Called with (integrations done, integrations) now and then.
+        Called with (integrations done, integrations): once before the first one, when nothing more can be refused, and
+        then now and then.
+    **changes
+        Settings that are to be others: ``simulate("NRC_TSIMAGE", "sim", ints=100, seed=7)``; see `Settings`.
 
     Raises
     ------
@@ -137,88 +97,20 @@ def simulate(
     SinkError
         The directory cannot be written.
     """
-    mode = find_mode(exp_type, subarray)
-    groups = mode.groups if groups is None else groups
-    _check(
-        ints=ints, groups=groups, segments=segments, bounds=bounds, transit_depth=transit_depth, oof=oof,
-        cosmic_rays=cosmic_rays, noise=noise, jitter=jitter, level=level, peak=peak, seed=seed,
-    )  # fmt: skip
-    effects = _effects(mode, ints, noise, oof, cosmic_rays, jitter, drift, tilt)
-    if nx or ny:
-        mode = crop(mode, nx, ny, scene_centre(mode))
-    scene_path = None if scene is None else Path(scene)
-    plan = _Plan(mode, Timing(mode.frame_time, groups, ints), effects, transit_depth, scene_path, seed, peak)
-    parts = _parts(ints, segments, bounds)
-    return _write(plan, parts, Path(out), overwrite, progress)
+    chosen = replace(settings or Settings(), **changes)
+    mode = find_mode(exp_type, chosen.subarray)
+    groups = mode.groups if chosen.groups is None else chosen.groups
+    chosen = replace(chosen, groups=groups)
+    chosen.check()
+    effects = chosen.effects(mode)
+    if chosen.nx or chosen.ny:
+        mode = crop(mode, chosen.nx, chosen.ny, scene_centre(mode))
+    plan = _Plan(mode, Timing(mode.frame_time, groups, chosen.ints), effects, chosen)
+    return _write(plan, _parts(chosen), Path(out), overwrite, progress)
 
 
-def _check(**given: Any) -> None:
-    """Refuse parameters that make no sense; all complaints at once."""
-    problems = []
-
-    def need(ok: bool, what: str, todo: str) -> None:
-        if not ok:
-            problems.append(Problem(what, todo=todo, code="parameter"))
-
-    ints, segments, bounds = given["ints"], given["segments"], given["bounds"]
-    need(ints >= 1, f"ints={ints}: an exposure has at least one integration", "give --ints 1 or more")
-    need(given["groups"] >= 1, f"groups={given['groups']}: an integration has at least one group",
-         "give --groups 1 or more")  # fmt: skip
-    need(given["seed"] >= 0, f"seed={given['seed']} is negative", "give --seed 0 or more")
-    need(1 <= segments <= max(ints, 1), f"segments={segments} does not fit {ints} integrations",
-         f"give 1 to {max(ints, 1)}")  # fmt: skip
-    if bounds is not None:
-        rising = len(bounds) > 0 and all(b > a for a, b in zip((0, *bounds[:-1]), bounds, strict=True))
-        need(rising and bounds[-1] == ints, f"bounds={list(bounds)} must rise and end at ints={ints}",
-             "list the last integration of each segment")  # fmt: skip
-    need(0 <= given["transit_depth"] < 0.9, f"transit_depth={given['transit_depth']} is not in 0 to 0.9",
-         "give a fraction, as in 0.01 for one per cent")  # fmt: skip
-    for name in ("oof", "cosmic_rays", "jitter"):
-        value = given[name]
-        need(value is None or value >= 0, f"{name}={value} is negative", "give 0 to switch it off")
-    need(given["noise"] in ("full", "none"), f"noise={given['noise']!r} is neither 'full' nor 'none'",
-         "choose one of them")  # fmt: skip
-    need(given["level"] == "uncal", f"level={given['level']!r}: only 'uncal' is simulated", "leave it out")
-    need(0 < given["peak"] <= 3, f"peak={given['peak']} is not in 0 to 3", "0.75 is usual")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _effects(
-    mode: Mode,
-    ints: int,
-    noise: str,
-    oof: float | None,
-    cosmic: float | None,
-    jitter: float | None,
-    drift: float | tuple[float, float] | None,
-    tilt: int | tuple[int, float, float, float] | None,
-) -> Effects:
-    """Fill in what the mode usually has, and switch off what ``noise`` excludes."""
-    full = noise == "full"
-    if drift is None:
-        dx, dy = DRIFT if full else (0.0, 0.0)
-    else:
-        dx, dy = drift if isinstance(drift, Sequence) else (drift, drift)
-    tilt_at, step = None, (0.0, 0.0, 0.0)
-    if tilt is not None:
-        given = tuple(tilt) if isinstance(tilt, Sequence) else (tilt, *TILT)
-        if len(given) != 4 or not 1 <= given[0] <= ints:
-            what = f"tilt={tilt!r} is no integration from 1 to {ints}, nor (integration, dx, dy, width)"
-            raise ConfigError(Problem(what, todo="change --tilt", code="parameter"))
-        tilt_at, step = int(given[0]), (float(given[1]), float(given[2]), float(given[3]))
-    return Effects(
-        noise=full,
-        oof=(mode.oof if oof is None else float(oof)) if full else 0.0,
-        cosmic_rate=(COSMIC_RATE if cosmic is None else float(cosmic)) if full else 0.0,
-        jitter=(JITTER if jitter is None else float(jitter)) if full else 0.0,
-        drift=(float(dx), float(dy)),
-        tilt_at=tilt_at,
-        tilt=step,
-    )
-
-
-def _parts(ints: int, segments: int, bounds: Sequence[int] | None) -> list[Part]:
+def _parts(settings: Settings) -> list[Part]:
+    ints, segments, bounds = settings.ints, settings.segments, settings.bounds
     ends = (
         [int(b) for b in bounds]
         if bounds is not None
@@ -231,16 +123,9 @@ def _parts(ints: int, segments: int, bounds: Sequence[int] | None) -> list[Part]
 class _Plan:
     """Everything that is fixed before the first integration is drawn."""
 
-    def __init__(
-        self,
-        mode: Mode,
-        timing: Timing,
-        effects: Effects,
-        depth: float,
-        scene: Path | None,
-        seed: int,
-        peak: float,
-    ):
+    def __init__(self, mode: Mode, timing: Timing, effects: Effects, settings: Settings):
+        depth, seed, peak = settings.transit_depth, settings.seed, settings.peak
+        scene = None if settings.scene is None else Path(settings.scene)
         self.mode, self.timing, self.effects, self.seed = mode, timing, effects, seed
         self.clock = Clock(ORIGIN, timing)
         self.scene: Scene = build_scene(mode, depth, scene)
@@ -318,6 +203,8 @@ def _write(plan: _Plan, parts: list[Part], out: Path, overwrite: bool, progress)
         references = write_references(
             out, prefix, plan.detector, plan.scene, plan.timing.groups, modelled=modelled
         )
+        if progress is not None:
+            progress(0, plan.timing.ints)
         part_truth = truth.with_name(truth.name + ".part")
         with TruthWriter(part_truth, plan.metadata()) as rows:
             for part, name in zip(parts, names, strict=True):

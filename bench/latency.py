@@ -145,7 +145,7 @@ def measure(case: Case, scratch: Path, *, size: int, rounds: int) -> dict[str, A
         incoming = folder / f"incoming{number}"
         incoming.mkdir()
         os.link(segments[0], incoming / segments[0].name)
-        out = folder / "lc.arrow"
+        out = folder / f"lc{number}.arrow"  # of another run would be followed, too
         run = _start(incoming, short.references, short.wavelengths, out)
         try:
             arrivals.append(_watch(run, _Readers(out), segments, incoming))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import tsostream as package
-from tsostream.simulate import EXP_TYPES
+from tsostream.cli.app import tsostream
+from tsostream.simulate import EXP_TYPES, Settings
 
 SMALL = ("--ints", 4, "--groups", 3, "--nx", 32, "--ny", 32)
 
@@ -55,6 +56,14 @@ def test_simulate_refuses_what_makes_no_sense(cli, tmp_path):
     assert result.exit_code == 2
     assert "--overwrite" in result.stderr
     assert cli("simulate", "NRC_TSIMAGE", *SMALL, "--out", tmp_path / "a", "--overwrite").exit_code == 0
+
+
+def test_defaults_are_those_of_the_simulator():
+    """The command line shows them without loading it."""
+    options = {one.name: one.default for one in tsostream.commands["simulate"].params}
+    for name, value in vars(Settings()).items():
+        if name not in ("level", "bounds"):
+            assert options[name] == value, name
 
 
 def test_the_help_lists_all_modes(cli):

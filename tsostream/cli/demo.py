@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tsostream.cli.options import Grouped, grouped
+from tsostream.cli.options import Grouped, grouped, overwrite_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ tsostream demo --out try --ints 300 --seed 5
     metavar="DIR",
     help=f"Directory for everything [default: {FOLDER}, which is made anew each time].",
 )
-@grouped("Output", "--overwrite", is_flag=True, help="Replace a demo that is in --out already.")
+@overwrite_option("Replace a demo that is in --out already.")
 @grouped(
     "Exposure",
     "--ints",

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from tsostream.cli.options import Grouped, grouped
+from tsostream.cli.options import Grouped, grouped, overwrite_option
 
 __all__ = ["export_command"]
 
@@ -42,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @grouped(
     "Output", "--out", type=_PATH, metavar="FILE", help="What to write [default: beside the light curve]."
 )
-@grouped("Output", "--overwrite", is_flag=True, help="Replace an existing file.")
+@overwrite_option("Replace an existing file.")
 def export_command(
     light_curve: Path,
     format_: str,

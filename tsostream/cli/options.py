@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
@@ -19,11 +19,15 @@ __all__ = [
     "HELP_SETTINGS",
     "Grouped",
     "GroupedOption",
+    "apply_options",
     "grouped",
     "inputs_argument",
+    "level_option",
     "make_request",
     "options",
+    "overwrite_option",
     "product_options",
+    "quiet_option",
     "save_config_option",
 ]
 
@@ -80,14 +84,26 @@ def inputs_argument(function: F) -> F:
 
 _PATH = click.Path(path_type=Path)
 
+
+def level_option(group: str = "Input") -> Callable[[F], F]:
+    """Choose among the products of a directory."""
+    names = get_args(Level)
+    text = f"Product level to use where a directory holds several: {', '.join(names)}."
+    return grouped(group, "--level", type=click.Choice(names), metavar="LEVEL", help=text)
+
+
+def overwrite_option(text: str, group: str = "Output") -> Callable[[F], F]:
+    """Replace what is there."""
+    return grouped(group, "--overwrite", is_flag=True, help=text)
+
+
+def quiet_option(text: str = "Nothing but errors.") -> Callable[[F], F]:
+    """Say less."""
+    return grouped("What is said", "--quiet", "-q", is_flag=True, help=text)
+
+
 _SELECTION = (
-    grouped(
-        "Input",
-        "--level",
-        type=click.Choice(get_args(Level)),
-        metavar="LEVEL",
-        help=f"Product level to use where a directory holds several: {', '.join(get_args(Level))}.",
-    ),
+    level_option(),
     grouped(
         "Input",
         "--allow-gaps",
@@ -286,7 +302,8 @@ _TALK = (
 )
 
 
-def _apply(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
+def apply_options(function: F, decorators: Sequence[Callable[[F], F]]) -> F:
+    """Declare options, in this order on the help page."""
     for decorator in reversed(decorators):
         function = decorator(function)
     return function
@@ -294,12 +311,12 @@ def _apply(function: F, decorators: tuple[Callable[[F], F], ...]) -> F:
 
 def product_options(function: F) -> F:
     """Add what ``process`` can make besides rows."""
-    return _apply(function, _PRODUCTS)
+    return apply_options(function, _PRODUCTS)
 
 
 def options(function: F) -> F:
     """Add what ``process`` and ``inspect`` share."""
-    return _apply(function, (*_SELECTION, *_PARITY, *_TALK))
+    return apply_options(function, (*_SELECTION, *_PARITY, *_TALK))
 
 
 def make_request(inputs: tuple[str, ...], out: Path | None = None, **chosen: Any) -> Request:

@@ -15,7 +15,9 @@ from tsostream.cli.options import (
     inputs_argument,
     make_request,
     options,
+    overwrite_option,
     product_options,
+    quiet_option,
     save_config_option,
 )
 
@@ -52,7 +54,7 @@ tsostream process data/ --refs references/ --out lc.arrow --products rateints --
     metavar="FILE",
     help="Light curve to write. Spectra go beside it: lc.arrow and lc.spectra.arrow.",
 )
-@grouped("Output", "--overwrite", is_flag=True, help="Replace an output that is there already.")
+@overwrite_option("Replace an output that is there already.")
 @grouped(
     "Output",
     "--resume",
@@ -92,9 +94,7 @@ tsostream process data/ --refs references/ --out lc.arrow --products rateints --
 )
 @save_config_option
 @options
-@grouped(
-    "What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors, and the path of the light curve."
-)
+@quiet_option("Nothing but errors, and the path of the light curve.")
 @click.pass_context
 def process(
     ctx: click.Context,

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import click
 
-from tsostream.cli.options import Grouped, grouped
-from tsostream.integration.exposure_info import Level
+from tsostream.cli.options import (
+    Grouped,
+    apply_options,
+    grouped,
+    inputs_argument,
+    level_option,
+    overwrite_option,
+    quiet_option,
+)
 
 __all__ = ["replay"]
 
@@ -35,90 +42,48 @@ class _Speed(click.ParamType):
         return speed
 
 
+_DIRECTORY: Final = click.Path(path_type=Path)
+
+_ARRIVAL = (
+    grouped("Arrival", "--into", type=_DIRECTORY, metavar="DIR",
+            help="Directory the segments arrive in; made when absent."),
+    grouped("Arrival", "--speed", type=_Speed(), default="1", show_default=True, metavar="X",
+            help="Seconds of the observation per second; inf: as fast as it goes."),
+    grouped("Arrival", "--arrival", type=click.Choice(["grow", "whole"]), default="grow", show_default=True,
+            help="grow: a file grows with its integrations; whole: it is downloaded as .part after the last one."),
+    grouped("Arrival", "--faults", default="", metavar="LIST",
+            help="What goes wrong, separated by commas: late, out-of-order, duplicate, truncate, stall, replace, "
+            "missing; or all (without missing)."),
+    grouped("Arrival", "--seed", type=int, default=0, show_default=True, help="Another seed, other faults."),
+    overwrite_option("Write over segments that are in --into already.", "Arrival"),
+    level_option("Arrival"),
+)  # fmt: skip
+_CASES = (
+    grouped("Cases", "--update", is_flag=True, help="Make the baselines anew; prints lines for the commit message."),
+    grouped("Cases", "--run", metavar="NAME", help="Only this run of the cases."),
+    grouped("Cases", "--tolerant", is_flag=True,
+            help="Compare within the tolerances also on the type of processor the baselines were made on."),
+    grouped("Cases", "--work", type=_DIRECTORY, metavar="DIR",
+            help="Keep inputs and outputs here [default: a directory that is removed]."),
+    grouped("Cases", "--pictures", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".",
+            metavar="DIR", help="Where pictures of what moved go [default: here]."),
+)  # fmt: skip
+_OTHERS = (
+    grouped("Other pipelines", "--against", type=_DIRECTORY, metavar="FILE",
+            help="Compare with a product: x1dints.fits, whtlt.ecsv, phot.ecsv of jwst, HDF5 of Eureka!. INPUT may then "
+            "also be light curves."),
+    grouped("Other pipelines", "--tolerance", type=click.FloatRange(0), metavar="PPM",
+            help="Exit code 1 when the white light differs by more (root mean square)."),
+)  # fmt: skip
+
+
+def _options(function: Any) -> Any:
+    return apply_options(function, (*_ARRIVAL, *_CASES, *_OTHERS, quiet_option()))
+
+
 @click.command("replay", cls=Grouped, examples=EXAMPLES)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
-@grouped(
-    "Arrival",
-    "--into",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Directory the segments arrive in; made when absent.",
-)
-@grouped(
-    "Arrival",
-    "--speed",
-    type=_Speed(),
-    default="1",
-    show_default=True,
-    metavar="X",
-    help="Seconds of the observation per second; inf: as fast as it goes.",
-)
-@grouped(
-    "Arrival",
-    "--arrival",
-    type=click.Choice(["grow", "whole"]),
-    default="grow",
-    show_default=True,
-    help="grow: a file grows with its integrations; whole: it is downloaded as .part after the last one.",
-)
-@grouped(
-    "Arrival",
-    "--faults",
-    default="",
-    metavar="LIST",
-    help="What goes wrong, separated by commas: late, out-of-order, duplicate, truncate, stall, replace, "
-    "missing; or all (without missing).",
-)
-@grouped("Arrival", "--seed", type=int, default=0, show_default=True, help="Another seed, other faults.")
-@grouped("Arrival", "--overwrite", is_flag=True, help="Write over segments that are in --into already.")
-@grouped(
-    "Arrival",
-    "--level",
-    type=click.Choice(get_args(Level)),
-    metavar="LEVEL",
-    help="Product level to use where a directory holds several.",
-)
-@grouped(
-    "Cases", "--update", is_flag=True, help="Make the baselines anew; prints lines for the commit message."
-)
-@grouped("Cases", "--run", metavar="NAME", help="Only this run of the cases.")
-@grouped(
-    "Cases",
-    "--tolerant",
-    is_flag=True,
-    help="Compare within the tolerances also on the type of processor the baselines were made on.",
-)
-@grouped(
-    "Cases",
-    "--work",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Keep inputs and outputs here [default: a directory that is removed].",
-)
-@grouped(
-    "Cases",
-    "--pictures",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    default=".",
-    metavar="DIR",
-    help="Where pictures of what moved go [default: here].",
-)
-@grouped(
-    "Other pipelines",
-    "--against",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Compare with a product: x1dints.fits, whtlt.ecsv, phot.ecsv of jwst, HDF5 of Eureka!. INPUT may then also be "
-    "light curves.",
-)
-@grouped(
-    "Other pipelines",
-    "--tolerance",
-    type=click.FloatRange(0),
-    metavar="PPM",
-    help="Exit code 1 when the white light differs by more (root mean square).",
-)
-@grouped("What is said", "--quiet", "-q", is_flag=True, help="Nothing but errors.")
+@inputs_argument
+@_options
 @click.pass_context
 def replay(
     ctx: click.Context,

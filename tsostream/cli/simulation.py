@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tsostream.cli.options import Grouped, grouped
+from tsostream.cli.options import Grouped, apply_options, grouped, overwrite_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,55 @@ tsostream simulate NIS_SOSS --ints 20 --noise none --out sim/
 """
 
 
+#: what can be chosen: (flag, type, placeholder, default to show, help); defaults are those of `Settings`
+_EXPOSURE = (
+    ("--ints", int, "N", 40, "Integrations."),
+    ("--groups", int, "N", None, "Groups per integration [default: the mode's usual]."),
+    ("--segments", int, "N", 1, "Files to cut it into."),
+    ("--subarray", str, "NAME", None, "One of the mode's subarrays [default: the usual one]."),
+    ("--seed", int, "S", 1, "The same seed gives the same pixels, however the exposure is cut."),
+    ("--nx", int, "N", None, "Cut the subarray to this width around the source."),
+    ("--ny", int, "N", None, "Cut the subarray to this height around the source."),
+)
+_SOURCE = (
+    ("--transit-depth", float, "D", 0.01, "Depth of the white light."),
+    (
+        "--scene",
+        click.Path(path_type=Path),
+        "FITS",
+        None,
+        "Median image (MEDFLUX or SCI) to use as the source.",
+    ),
+    ("--peak", float, "F", 0.75, "Brightest pixel at the end of a ramp, relative to full well."),
+)
+_NOISE = (
+    ("--noise", click.Choice(["full", "none"]), None, "full", "none: expectation values without any noise."),
+    ("--oof", float, "DN", None, "1/f noise per frame [default: the instrument's]; 0: none."),
+    ("--cosmic-rays", float, "RATE", None, "Hits per pixel and second [default: the rate at L2]; 0: none."),
+    ("--jitter", float, "PX", None, "Pointing jitter per integration and axis."),
+    ("--drift", float, "PX", None, "Movement over the exposure along x and y."),
+    ("--tilt", int, "INT", None, "Integration from which the mirror is tilted."),
+)
+
+
+def _settings(function: Any) -> Any:
+    """Take what can be chosen."""
+    found = [
+        grouped(
+            group,
+            flag,
+            type=kind,
+            metavar=shown,
+            default=default,
+            show_default=default is not None,
+            help=text,
+        )
+        for group, table in (("Exposure", _EXPOSURE), ("Source", _SOURCE), ("Noise and systematics", _NOISE))
+        for flag, kind, shown, default, text in table
+    ]
+    return apply_options(function, found)
+
+
 @click.command("simulate", cls=Grouped, examples=EXAMPLES)
 @click.argument("exp_type", metavar="EXP_TYPE")
 @grouped(
@@ -34,102 +83,8 @@ tsostream simulate NIS_SOSS --ints 20 --noise none --out sim/
     metavar="DIR",
     help="Directory for segments, references and truth.arrow; made when absent.",
 )
-@grouped("Output", "--overwrite", is_flag=True, help="Replace a simulation that is there already.")
-@grouped("Exposure", "--ints", type=int, default=40, show_default=True, metavar="N", help="Integrations.")
-@grouped(
-    "Exposure", "--groups", type=int, metavar="N", help="Groups per integration [default: the mode's usual]."
-)
-@grouped(
-    "Exposure",
-    "--segments",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Files to cut it into.",
-)
-@grouped(
-    "Exposure", "--subarray", metavar="NAME", help="One of the mode's subarrays [default: the usual one]."
-)
-@grouped(
-    "Exposure",
-    "--seed",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="S",
-    help="The same seed gives the same pixels, however the exposure is cut.",
-)
-@grouped("Exposure", "--nx", type=int, metavar="N", help="Cut the subarray to this width around the source.")
-@grouped("Exposure", "--ny", type=int, metavar="N", help="Cut the subarray to this height around the source.")
-@grouped(
-    "Source",
-    "--transit-depth",
-    type=float,
-    default=0.01,
-    show_default=True,
-    metavar="D",
-    help="Depth of the white light.",
-)
-@grouped(
-    "Source",
-    "--scene",
-    type=click.Path(path_type=Path),
-    metavar="FITS",
-    help="Median image (MEDFLUX or SCI) to use as the source.",
-)
-@grouped(
-    "Source",
-    "--peak",
-    type=float,
-    default=0.75,
-    show_default=True,
-    metavar="F",
-    help="Brightest pixel at the end of a ramp, relative to full well.",
-)
-@grouped(
-    "Noise and systematics",
-    "--noise",
-    type=click.Choice(["full", "none"]),
-    default="full",
-    show_default=True,
-    help="none: expectation values without any noise.",
-)
-@grouped(
-    "Noise and systematics",
-    "--oof",
-    type=float,
-    metavar="DN",
-    help="1/f noise per frame [default: the instrument's]; 0: none.",
-)
-@grouped(
-    "Noise and systematics",
-    "--cosmic-rays",
-    type=float,
-    metavar="RATE",
-    help="Hits per pixel and second [default: the rate at L2]; 0: none.",
-)
-@grouped(
-    "Noise and systematics",
-    "--jitter",
-    type=float,
-    metavar="PX",
-    help="Pointing jitter per integration and axis.",
-)
-@grouped(
-    "Noise and systematics",
-    "--drift",
-    type=float,
-    metavar="PX",
-    help="Movement over the exposure along x and y.",
-)
-@grouped(
-    "Noise and systematics",
-    "--tilt",
-    type=int,
-    metavar="INT",
-    help="Integration from which the mirror is tilted.",
-)
+@overwrite_option("Replace a simulation that is there already.")
+@_settings
 def simulate_command(exp_type: str, out: Path, **chosen: Any) -> None:
     """Simulate a transit with known truth.
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from tsostream.live.figures import COUNTS, LOOK_BACK, duration, noise
-from tsostream.records import RowPair
+from tsostream.records import RowPair, column_values
 
 __all__ = ["Meter", "peak_bytes"]
 
@@ -77,8 +77,8 @@ class Meter:
         batch = pair.main
         self.rows += batch.num_rows
         for name in COUNTS:
-            self.counts[name] += int(batch.column(name).to_numpy().sum())
-        flux, error = batch.column("flux").to_numpy(), batch.column("flux_err").to_numpy()
+            self.counts[name] += int(column_values(batch, name).sum())
+        flux, error = column_values(batch, "flux"), column_values(batch, "flux_err")
         self._recent.extend(zip(flux.tolist(), error.tolist(), strict=True))
 
     @property

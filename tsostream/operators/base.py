@@ -37,6 +37,7 @@ __all__ = [
     "Frames",
     "Memory",
     "Operator",
+    "Part",
     "RowPass",
     "build_operator",
     "reference_array",
@@ -44,6 +45,23 @@ __all__ = [
 
 #: what a step can consume and produce
 PAYLOADS = ("ramp", "rate", "measurement")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a row pass does, in words that `tsostream.operators.fused` understands: it does several passes in one walk.
+
+    Parameters
+    ----------
+    kind
+        ``decode, flags, saturation, grow, second, plane, groups, levels, profiles, polynomial, unused,
+        jump, spread, fit``.
+    arrays
+        What it does it with.
+    """
+
+    kind: str
+    arrays: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +79,14 @@ class RowPass:
     frame
         True for a statistic of whole frames (reference pixels, flux scale): runs once, when every earlier pass has
         finished all rows.
+    part
+        The same told otherwise, for passes that can be done together with others; None for all others.
     """
 
     run: Callable[[Tile, int, int], None]
     halo: int = 0
     frame: bool = False
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tsostream.operators.base import RowPass
+from tsostream.operators.base import Part, RowPass
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -66,7 +66,7 @@ def _run(tile: Tile, y0: int, y1: int) -> None:
 
 
 #: the pass that stands before every ramp step
-decode_pass = RowPass(_run)
+decode_pass = RowPass(_run, part=Part("decode"))
 
 
 def decode_floats(words: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tsostream.integration import dq
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -51,7 +51,8 @@ class DqInit(Operator):
         mask = reference_array(binding.references["mask"], "DQ", binding.info.frame_shape, self.name)
         flags = (mask & np.uint32(dq.DO_NOT_USE)).astype(np.uint8)
 
-        return BoundRampStep(self.name, binding.dq_plane | mask, (RowPass(partial(_flag, flags=flags)),))
+        one = RowPass(partial(_flag, flags=flags), part=Part("flags", {"flags": flags}))
+        return BoundRampStep(self.name, binding.dq_plane | mask, (one,))
 
 
 def _flag(tile: Tile, y0: int, y1: int, *, flags: np.ndarray) -> None:

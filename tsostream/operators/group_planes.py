@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from tsostream.operators.base import RowPass
+from tsostream.operators.base import Part, RowPass
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -43,4 +43,4 @@ def _subtract(tile: Tile, y0: int, y1: int, *, planes: np.ndarray) -> None:
 
 def subtraction_pass(planes: np.ndarray) -> RowPass:
     """Make the row pass that subtracts ``planes`` (float32 [member, group, y, x])."""
-    return RowPass(partial(_subtract, planes=planes))
+    return RowPass(partial(_subtract, planes=planes), part=Part("groups", {"planes": planes}))

@@ -4,12 +4,13 @@ The statistic is that of the official step for a single integration (16.5, 16.6)
 the flags do not depend on how the exposure was cut.
 
 Nearly every pixel is clean, and most can be cleared by bounds on its differences that cost no sort: the median lies
-within the range of the differences, and in a bracket about their mean that counting proves. Both are worked out for
-neighbouring pixels side by side; only what is left over is looked at pixel by pixel.
+within the range of the differences, and between bounds that counting proves. Both are worked out for neighbouring
+pixels side by side; only what is left over is looked at pixel by pixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -21,11 +22,11 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, PerIntegration, Window
 from tsostream.integration.exposure_info import ExposureInfo
-from tsostream.operators.base import Binding, BoundRampStep, Memory, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Memory, Operator, Part, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump_events import EventRules, event_scratch, flag_cores, flag_events, grow_cores
 from tsostream.operators.jump_marks import median_of
-from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_bracket, screen_span
+from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_median, screen_span
 from tsostream.operators.sorting import short_median
 from tsostream.operators.tile import Tile
 
@@ -131,16 +132,16 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
 
 @kernel
 def find_jumps(
-    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1
+    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1, top
 ):  # fmt: skip
     """Flag jumps of every pixel.
 
     Parameters
     ----------
     data : float32 [integration, group, y, x]
-        Linearised signal [DN].
+        Linearised signal [DN]; its first row is row ``top``.
     groupdq : uint8 [integration, group, y, x]
-        JUMP_DET is set in the group after the hit.
+        JUMP_DET is set in the group after the hit; as ``data``.
     gain : float32 [y, x]
         e-/DN.
     noise2 : float32 [y, x]
@@ -155,15 +156,15 @@ def find_jumps(
         1 for a hit that spreads; valid only in groups of rows that ``rows`` names.
     rows : uint8 [integration, y, group]
         Whether the group has such hits in the row; written.
-    y0, y1 : int
-        Rows.
+    y0, y1, top : int
+        Rows, and the one that ``data`` begins with.
     """
     n, ngroups, _, nx = data.shape
     ndiff = ngroups - 1
     lanes = np.empty((ndiff, LANES), np.float32)
     low = np.empty(LANES, np.float32)
     high = np.empty(LANES, np.float32)
-    sums = np.empty((5, LANES), np.float32)
+    sums = np.empty((6, LANES), np.float32)
     suspect = np.empty(LANES, np.bool_)
     d = np.empty(ndiff, np.float64)
     a = np.empty(ndiff, np.float64)
@@ -176,19 +177,19 @@ def find_jumps(
     if ndiff >= 4 or ndiff >= single_pass:
         limit = min(limit, limits[0])
     clear = np.float32(0.999 * limit * limit)
-    clear_most = np.float32(0.999 * limits[0] * limits[0])
+    sure = np.float32(0.9995 * limits[0])
     for i in range(n):
         for y in range(y0, y1):
             for g in range(ngroups):
                 rows[i, y, g] = 0
             for start in range(0, nx, LANES):
                 width = min(LANES, nx - start)
-                fill_ramp_differences(data, groupdq, gain, i, y, start, width, lanes)
+                fill_ramp_differences(data, groupdq, gain, i, y, start, width, lanes, top)
                 find_extremes(lanes, width, low, high)
                 some = screen_span(noise2, y, start, width, clear, low, high, suspect)
-                if some > FEW and ndiff >= 5:
-                    some = screen_bracket(
-                        lanes, noise2, y, start, width, clear_most, single_pass, low, high, sums, suspect
+                if some > FEW and ndiff >= 4:
+                    some = screen_median(
+                        lanes, noise2, y, start, width, sure, single_pass, low, high, sums, suspect
                     )
                 if not some:
                     continue
@@ -206,7 +207,7 @@ def find_jumps(
                     for j in range(ndiff):
                         if not flags[j]:
                             continue
-                        groupdq[i, j + 1, y, x] |= JUMP
+                        groupdq[i, j + 1, y - top, x] |= JUMP
                         if not spread[0] < abs(d[j] - level) / sigma < spread[1]:
                             continue
                         if rows[i, y, j + 1] == 0:
@@ -217,7 +218,16 @@ def find_jumps(
 
 
 @kernel
-def flag_neighbours(groupdq, marks, rows, y0, y1):
+def _touch(groupdq, touched, i, g, y, x):
+    """Flag a sample, if it is usable and has no flag yet."""
+    if groupdq[i, g, y, x] & (UNUSABLE | JUMP) == 0:
+        groupdq[i, g, y, x] |= JUMP
+        touched[i, y, x] = 1
+        touched[i, y, touched.shape[2] - 1] = 1
+
+
+@kernel
+def flag_neighbours(groupdq, marks, rows, touched, y0, y1):
     """Flag the four edge neighbours of spreading hits, in the same group, where the sample is usable.
 
     Parameters
@@ -228,12 +238,15 @@ def flag_neighbours(groupdq, marks, rows, y0, y1):
         As `find_jumps` leaves it.
     rows : uint8 [integration, y, group]
         Groups of rows with spreading hits.
+    touched : uint8 [integration, y, x]
+        Written: 1 for pixels that got a flag; the last column says whether one of the row did.
     y0, y1 : int
         Rows.
     """
     n, ngroups, ny, nx = groupdq.shape
     for i in range(n):
         for y in range(y0, y1):
+            touched[i, y] = 0
             for near in range(max(0, y - 1), min(ny, y + 2)):
                 for g in range(1, ngroups):
                     if not rows[i, near, g]:
@@ -242,13 +255,12 @@ def flag_neighbours(groupdq, marks, rows, y0, y1):
                         if not marks[i, g, near, x]:
                             continue
                         if near != y:
-                            if not groupdq[i, g, y, x] & UNUSABLE:
-                                groupdq[i, g, y, x] |= JUMP
+                            _touch(groupdq, touched, i, g, y, x)
                             continue
-                        if x > 0 and not groupdq[i, g, y, x - 1] & UNUSABLE:
-                            groupdq[i, g, y, x - 1] |= JUMP
-                        if x < nx - 1 and not groupdq[i, g, y, x + 1] & UNUSABLE:
-                            groupdq[i, g, y, x + 1] |= JUMP
+                        if x > 0:
+                            _touch(groupdq, touched, i, g, y, x - 1)
+                        if x < nx - 1:
+                            _touch(groupdq, touched, i, g, y, x + 1)
 
 
 @kernel
@@ -427,16 +439,16 @@ class Jump(Operator):
         spread = np.array([self.min_jump_to_flag_neighbors, self.max_jump_to_flag_neighbors])
 
         find = partial(
-            _find,
+            _find_in,
             gain=scale,
             noise2=noise2,
             limits=limits,
             single_pass=self.min_diffs_single_pass,
             spread=spread,
         )
-        passes = [RowPass(find)]
+        passes = [RowPass(partial(_find, find=find), part=Part("jump", {"find": find}))]
         if self.flag_4_neighbors:
-            passes.append(RowPass(_spread, halo=1))
+            passes.append(RowPass(_spread, halo=1, part=Part("spread")))
         seconds = (self.after_jump_flag_time1, self.after_jump_flag_time2)
         after = np.array(
             [int(time // info.group_time) if info.group_time else 0 for time in seconds], np.int64
@@ -448,6 +460,7 @@ class Jump(Operator):
         scratch: dict[str, tuple[tuple[int, ...], Any]] = {
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
             "jump.rows": ((info.ny, info.ngroups), np.uint8),
+            "jump.touched": ((info.ny, info.nx + 1), np.uint8),
         }
         memory = None
         if self.expand_large_events:
@@ -460,10 +473,17 @@ class Jump(Operator):
         return BoundRampStep(self.name, pixeldq, tuple(passes), scratch, memory=memory)
 
 
-def _find(
-    tile: Tile,
+def _find(tile: Tile, y0: int, y1: int, *, find: Callable[..., None]) -> None:
+    find(tile.data, tile.groupdq, tile.scratch, y0, y1, 0)
+
+
+def _find_in(
+    data: np.ndarray,
+    groupdq: np.ndarray,
+    scratch: dict[str, np.ndarray],
     y0: int,
     y1: int,
+    top: int,
     *,
     gain: np.ndarray,
     noise2: np.ndarray,
@@ -471,12 +491,15 @@ def _find(
     single_pass: int,
     spread: np.ndarray,
 ) -> None:
-    marks, rows = tile.scratch["jump.marks"], tile.scratch["jump.rows"]
-    find_jumps(tile.data, tile.groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1)
+    marks, rows = scratch["jump.marks"], scratch["jump.rows"]
+    find_jumps(data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1, top)
 
 
 def _spread(tile: Tile, y0: int, y1: int) -> None:
-    flag_neighbours(tile.groupdq, tile.scratch["jump.marks"], tile.scratch["jump.rows"], y0, y1)
+    scratch = tile.scratch
+    flag_neighbours(
+        tile.groupdq, scratch["jump.marks"], scratch["jump.rows"], scratch["jump.touched"], y0, y1
+    )
 
 
 def _flag_after(

@@ -1,7 +1,7 @@
 """Which pixels can have a jump at all: bounds on the differences of neighbouring pixels, worked out side by side.
 
 A screen may let clean pixels through, never clear one with a hit: the level (the median, or that of the sizes without
-the largest) lies within the range of the differences, and in a bracket about their mean that counting proves.
+the largest) lies within the range of the differences, and counting proves between which bounds.
 """
 
 from __future__ import annotations
@@ -11,27 +11,35 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 
-__all__ = ["count_bracket", "fill_ramp_differences", "find_extremes", "screen_bracket", "screen_span"]
+__all__ = [
+    "clean_levels",
+    "count_between",
+    "fill_ramp_differences",
+    "find_extremes",
+    "screen_median",
+    "screen_span",
+]
 
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
-#: half width of the bracket about the mean [standard deviations]
-BRACKET = np.float32(0.25)
 
 
 @kernel
-def fill_ramp_differences(data, groupdq, gain, i, y, start, width, d):
-    """Write the differences of neighbouring pixels (``d``: float32 [difference, lane], NaN where there is none)."""
+def fill_ramp_differences(data, groupdq, gain, i, y, start, width, d, top):
+    """Write the differences of neighbouring pixels (``d``: float32 [difference, lane], NaN where there is none).
+
+    ``data`` and ``groupdq`` begin with row ``top``.
+    """
     # two simple loops a row: with flags and signal in one the compiler finds no vector instructions
     nothing, most = np.float32(np.nan), np.float32(np.inf)
     stop = start + width
     scale = gain[y, start:stop]
     for j in range(d.shape[0]):
         row = d[j]
-        before, after = data[i, j, y, start:stop], data[i, j + 1, y, start:stop]
+        before, after = data[i, j, y - top, start:stop], data[i, j + 1, y - top, start:stop]
         for lane in range(width):
             rise = np.float32(after[lane] * scale[lane]) - np.float32(before[lane] * scale[lane])
             row[lane] = rise if abs(rise) < most else nothing
-        flags, later = groupdq[i, j, y, start:stop], groupdq[i, j + 1, y, start:stop]
+        flags, later = groupdq[i, j, y - top, start:stop], groupdq[i, j + 1, y - top, start:stop]
         for lane in range(width):
             row[lane] = nothing if (flags[lane] | later[lane]) & UNUSABLE else row[lane]
 
@@ -64,69 +72,71 @@ def screen_span(noise2, y, start, width, clear, low, high, suspect):
 
 
 @kernel
-def count_bracket(d, width, absolute, count, centre, width_of, below, above):
-    """Count, and how many differences lie below and above a bracket about the mean.
+def clean_levels(noise2, y, start, width, limit, absolute, low, high, least, most):
+    """Between which levels no difference of a lane is a hit (``least, most``: float32 [lane], written).
 
-    ``centre`` and ``width_of`` (float32 [lane]) are the mean and half the bracket's width; they need not be exact,
-    for only the counts prove something. With ``absolute``, of the sizes of the differences.
+    The level m makes sigma = sqrt(|m| + noise2); neither ``high - m`` nor ``m - low`` may exceed ``limit`` of it. Both
+    conditions hold between two levels, which are roots of quadratic equations; where m is below zero the smaller
+    sqrt(noise2) stands for sigma. With ``absolute``, of the sizes of the differences.
     """
-    zero, one = np.float32(0.0), np.float32(1.0)
+    zero, half, two = np.float32(0.0), np.float32(0.5), np.float32(2.0)
+    square = limit * limit
+    noise = noise2[y, start : start + width]
     for lane in range(width):
-        count[lane] = zero
-        centre[lane] = zero
-        width_of[lane] = zero
-        below[lane] = zero
-        above[lane] = zero
-    for j in range(d.shape[0]):
-        for lane in range(width):
-            value = abs(d[j, lane]) if absolute else d[j, lane]
-            there = value == value
-            count[lane] += one if there else zero
-            centre[lane] += value if there else zero
+        bottom, top = low[lane], high[lane]
+        if absolute:
+            bottom, top = max(bottom, -top, zero), max(top, -bottom)
+        reach = limit * np.sqrt(noise[lane])
+        root = np.sqrt(square * square + two * two * square * max(top + noise[lane], zero))
+        least[lane] = top - (reach if top <= reach else half * (root - square))
     for lane in range(width):
-        centre[lane] /= count[lane]
-    for j in range(d.shape[0]):
-        for lane in range(width):
-            value = abs(d[j, lane]) if absolute else d[j, lane]
-            away = value - centre[lane]
-            width_of[lane] += away * away if away == away else zero
-    for lane in range(width):
-        width_of[lane] = BRACKET * np.sqrt(width_of[lane] / count[lane])
-    for j in range(d.shape[0]):
-        for lane in range(width):
-            value = abs(d[j, lane]) if absolute else d[j, lane]
-            below[lane] += one if value <= centre[lane] + width_of[lane] else zero
-    for j in range(d.shape[0]):
-        for lane in range(width):
-            value = abs(d[j, lane]) if absolute else d[j, lane]
-            above[lane] += one if value >= centre[lane] - width_of[lane] else zero
+        bottom, top = low[lane], high[lane]
+        if absolute:
+            bottom = max(bottom, -top, zero)
+        reach = limit * np.sqrt(noise[lane])
+        root = np.sqrt(square * square + two * two * square * max(bottom + noise[lane], zero))
+        most[lane] = bottom + (reach if bottom < -reach else half * (root + square))
 
 
 @kernel
-def screen_bracket(d, noise2, y, start, width, clear, single_pass, low, high, sums, suspect):
-    """Clear the suspects whose level is proved to lie in a narrow bracket that no difference is far from."""
+def count_between(d, width, absolute, high, low, least, most, count, below, above, largest):
+    """Count differences: all of a lane, those not above ``most``, not below ``least``, and as large as the largest."""
+    zero, one = np.float32(0.0), np.float32(1.0)
+    count[:] = zero
+    below[:] = zero
+    above[:] = zero
+    largest[:] = zero
+    for j in range(d.shape[0]):
+        row = d[j]
+        for lane in range(width):
+            value = abs(row[lane]) if absolute else row[lane]
+            below[lane] += one if value <= most[lane] else zero
+        for lane in range(width):
+            value = abs(row[lane]) if absolute else row[lane]
+            above[lane] += one if value >= least[lane] else zero
+        for lane in range(width):
+            count[lane] += one if row[lane] == row[lane] else zero
+        if absolute:
+            for lane in range(width):
+                largest[lane] += one if abs(row[lane]) == max(high[lane], -low[lane]) else zero
+
+
+@kernel
+def screen_median(d, noise2, y, start, width, limit, single_pass, low, high, sums, suspect):
+    """Clear the suspects whose level lies where no difference is a hit: counting proves it, without sorting.
+
+    The level is the median; when the search goes from the largest on, that of the sizes without the largest.
+    """
     absolute = d.shape[0] < single_pass
-    count, centre, half, below, above = sums[0], sums[1], sums[2], sums[3], sums[4]
-    count_bracket(d, width, absolute, count, centre, half, below, above)
+    least, most, count, below, above, largest = sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]
+    clean_levels(noise2, y, start, width, limit, absolute, low, high, least, most)
+    count_between(d, width, absolute, high, low, least, most, count, below, above, largest)
     some = 0
     for lane in range(width):
-        if not suspect[lane]:
-            continue
         n = int(count[lane])
-        bottom, top = centre[lane] - half[lane], centre[lane] + half[lane]
-        least, largest = low[lane], high[lane]
-        left = n
-        if absolute:
-            least, largest = max(low[lane], -high[lane], np.float32(0.0)), max(high[lane], -low[lane])
-            # the level leaves out all that equal the largest; how many there are is counted only here
-            for j in range(d.shape[0]):
-                left -= abs(d[j, lane]) == largest
-        enough = n >= 5 if absolute else n >= single_pass
-        proved = below[lane] >= n // 2 + 1 and above[lane] - (n - left) >= left // 2 + 1 and top < largest
-        reach = max(largest - bottom, top - least)
-        sure = max(bottom, -top, np.float32(0.0))
-        if enough and proved and reach * reach <= clear * (noise2[y, start + lane] + sure):
-            suspect[lane] = False
-        else:
-            some += 1
+        left = n - int(largest[lane])
+        enough = n >= 4 if absolute else n >= single_pass
+        proved = below[lane] >= left // 2 + 1 and above[lane] - (n - left) >= left // 2 + 1
+        suspect[lane] &= not (enough and proved)
+        some += suspect[lane]
     return some

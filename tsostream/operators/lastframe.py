@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tsostream.integration import dq
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -51,7 +51,11 @@ class Lastframe(Operator):
         if last < 2:
             return BoundRampStep(self.name, binding.dq_plane, skipped="fewer than three groups")
 
-        return BoundRampStep(self.name, binding.dq_plane, (RowPass(partial(_flag, group=last)),))
+        return BoundRampStep(
+            self.name,
+            binding.dq_plane,
+            (RowPass(partial(_flag, group=last), part=Part("unused", {"group": last})),),
+        )
 
 
 def _flag(tile: Tile, y0: int, y1: int, *, group: int) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tsostream.integration import dq
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.linearity_reads import reads_pass, wants_reads
 from tsostream.operators.tile import Tile
@@ -98,7 +98,10 @@ class Linearity(Operator):
             reference_array(reference, "DQ", shape, self.name),
         )
 
-        one = RowPass(partial(_linearize, coefficients=coefficients))
+        one = RowPass(
+            partial(_linearize, coefficients=coefficients),
+            part=Part("polynomial", {"coefficients": coefficients}),
+        )
         if wants_reads(reference, binding.info):
             # averaged groups: undo the averaging read by read (spec 10, read-level path)
             inverse, more = prepare_coefficients(

@@ -11,6 +11,7 @@ differences used. Without templates (the scout's own first stage) both come from
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,10 +22,16 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.exposure_info import ExposureInfo
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass, reference_array
 from tsostream.operators.flux import flux_scale
 from tsostream.operators.likelihood import LIKELY_GROUPS, fit_likely, likely_tables
-from tsostream.operators.ramp_slopes import choose_classes, finish_variance, fit_ramps, weight_tables
+from tsostream.operators.ramp_slopes import (
+    choose_classes,
+    finish_variance,
+    fit_ramps,
+    fit_touched,
+    weight_tables,
+)
 from tsostream.operators.tile import Tile
 from tsostream.operators.zeroframe import zero_scratch
 
@@ -121,15 +128,21 @@ class RampFit(Operator):
         clean = _clean_variances(scale, read2, info.ngroups, tgroup if info.ngroups > 1 else first_time)
         suppress = self.suppress_one_group and info.ngroups > 1
         fit = partial(
-            _fit,
-            outside=outside,
+            _fit_in,
             arrays=(pixeldq, scale, read2, expected, weights, classes, *clean),
             times=(tgroup, first_time, float(np.float32(info.frame_time))),
             suppress=suppress,
         )
         find_scale = partial(_find_scale, pixels=pixels, levels=levels)
+        again = partial(
+            _fit_again,
+            arrays=(pixeldq, scale, read2, expected, weights),
+            times=(tgroup, first_time, float(np.float32(info.frame_time))),
+            suppress=suppress,
+        )
+        part = None if outside else Part("fit", {"fit": fit, "again": again})
         passes = (
-            RowPass(fit),
+            RowPass(partial(_fit, fit=fit, outside=outside), part=part),
             RowPass(find_scale, frame=True),
             RowPass(partial(_finish, template=template, dark=dark)),
         )
@@ -167,23 +180,45 @@ def _template(binding: Binding, shape: tuple[int, int]) -> tuple[np.ndarray, np.
     return image, np.sort(bright).astype(np.int32)
 
 
-def _fit(
+def _fit(tile: Tile, y0: int, y1: int, *, fit: Callable[..., None], outside: tuple[int, ...]) -> None:
+    for group in outside:
+        tile.groupdq[:, group, y0:y1] |= DNU
+    fit(tile, tile.data, tile.groupdq, y0, y1, 0)
+    _note_estimates(tile, y0, y1)
+
+
+def _fit_in(
     tile: Tile,
+    data: np.ndarray,
+    groupdq: np.ndarray,
     y0: int,
     y1: int,
+    top: int,
     *,
-    outside: tuple[int, ...],
     arrays: tuple[Any, ...],
     times: tuple[float, float, float],
     suppress: bool,
 ) -> None:
     rate: Any = tile.rate
-    for group in outside:
-        tile.groupdq[:, group, y0:y1] |= DNU
     results = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
     arguments: tuple[Any, ...] = (*arrays, *times, suppress, *results)
-    fit_ramps(tile.data, tile.groupdq, tile.scratch.get("zeroframe", NO_ZERO), *arguments, y0, y1)
-    _note_estimates(tile, y0, y1)
+    fit_ramps(data, groupdq, tile.scratch.get("zeroframe", NO_ZERO), *arguments, y0, y1, top)
+
+
+def _fit_again(
+    tile: Tile,
+    y0: int,
+    y1: int,
+    *,
+    touched: np.ndarray,
+    arrays: tuple[Any, ...],
+    times: tuple[float, float, float],
+    suppress: bool,
+) -> None:
+    rate: Any = tile.rate
+    results = (rate.data, rate.var_poisson, rate.var_rnoise, rate.dq)
+    arguments: tuple[Any, ...] = (*arrays, *times, suppress, *results)
+    fit_touched(tile.data, tile.groupdq, touched, NO_ZERO, *arguments, y0, y1)
 
 
 def _note_estimates(tile: Tile, y0: int, y1: int) -> None:

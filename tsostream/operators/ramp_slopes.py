@@ -13,6 +13,7 @@ __all__ = [
     "clean_weights",
     "finish_variance",
     "fit_ramps",
+    "fit_touched",
     "weight_power",
     "weight_tables",
 ]
@@ -264,7 +265,7 @@ def _rise_of_row(data, i, y, first, last, classes, tables, rise):
 @kernel
 def fit_ramps(
     data, groupdq, zero, pixeldq, gain, read2, expected, tables, fixed, clean_unit, clean_rnoise, tgroup,
-    first_time, tframe, suppress, slope, unit_variance, var_rnoise, bits, y0, y1,
+    first_time, tframe, suppress, slope, unit_variance, var_rnoise, bits, y0, y1, top,
 ):  # fmt: skip
     """Fit every ramp.
 
@@ -273,9 +274,9 @@ def fit_ramps(
     Parameters
     ----------
     data : float32 [integration, group, y, x]
-        Linearised signal [DN].
+        Linearised signal [DN]; its first row is row ``top``.
     groupdq : uint8 [integration, group, y, x]
-        Flags.
+        Flags; as ``data``.
     zero : float32 [integration, y, x]
         Zero frames [DN], used where no group is good unless ``suppress``; 0: bad. Without integrations: none.
     pixeldq : uint32 [y, x]
@@ -308,8 +309,8 @@ def fit_ramps(
         [(DN/s)^2], written.
     bits : uint32 [integration, y, x]
         DQ, written.
-    y0, y1 : int
-        Rows.
+    y0, y1, top : int
+        Rows, and the one that ``data`` begins with.
     """
     n, ngroups, _, nx = data.shape
     seen = np.empty(nx, np.uint8)
@@ -318,23 +319,23 @@ def fit_ramps(
     per_second = np.float32(1.0 / (tgroup if ngroups > 1 else first_time))
     for i in range(n):
         for y in range(y0, y1):
-            first, last = _common_groups(groupdq, i, y)
+            first, last = _common_groups(groupdq, i, y - top)
             length = last - first
             if length < min(ngroups, 2):
                 first, last, length = 0, ngroups, ngroups
-            _collect_flags(groupdq, i, y, first, last, seen)
+            _collect_flags(groupdq, i, y - top, first, last, seen)
             if ngroups == 1:
-                rise[:] = data[i, 0, y]
+                rise[:] = data[i, 0, y - top]
             else:
                 if fixed.shape[0] > 0 and length == ngroups:
                     classes[:] = fixed[y]
                 else:
                     for x in range(nx):
-                        delta = np.float64(data[i, last - 1, y, x] - data[i, first, y, x])
+                        delta = np.float64(data[i, last - 1, y - top, x] - data[i, first, y - top, x])
                         if np.isfinite(expected[y, x]):
                             delta = np.float64(expected[y, x]) * tgroup * (length - 1)
                         classes[x] = weight_power(delta, read2[y, x], gain[y, x])
-                _rise_of_row(data, i, y, first, last, classes, tables, rise)
+                _rise_of_row(data, i, y - top, first, last, classes, tables, rise)
             more, less = np.float32(1.0), np.float32(1.0)
             if length < ngroups:
                 more = np.float32((ngroups - 1.0) / (length - 1.0))
@@ -351,20 +352,64 @@ def fit_ramps(
             for x in range(nx):
                 if not (seen[x] & ~PERS) | np.uint8(pixeldq[y, x] & DNU):
                     continue
-                first_read = np.float64(zero[i, y, x]) if zero.shape[0] > 0 else 0.0
-                value, variance, used, found = _fit_flagged(
-                    data, groupdq, first_read, i, y, x, np.float64(gain[y, x]), np.float64(read2[y, x]),
-                    np.float64(expected[y, x]), tables, tgroup, first_time, tframe, suppress,
+                _fit_one(
+                    data, groupdq, zero, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
+                    slope, unit_variance, var_rnoise, bits, i, y, x, top,
                 )  # fmt: skip
-                bits[i, y, x] |= found
-                if used > 0 and not bits[i, y, x] & DNU:
-                    slope[i, y, x] = value
-                    unit_variance[i, y, x] = 1.0 / (tgroup * gain[y, x] * used)
-                    var_rnoise[i, y, x] = variance
-                else:
-                    slope[i, y, x] = np.nan
-                    unit_variance[i, y, x] = np.nan
-                    var_rnoise[i, y, x] = np.nan
+
+
+@kernel
+def _fit_one(
+    data, groupdq, zero, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
+    slope, unit_variance, var_rnoise, bits, i, y, x, top,
+):  # fmt: skip
+    """Fit one ramp with flags and write what comes of it; arguments as in `fit_ramps`."""
+    first_read = np.float64(zero[i, y, x]) if zero.shape[0] > 0 else 0.0
+    value, variance, used, found = _fit_flagged(
+        data, groupdq, first_read, i, y - top, x, np.float64(gain[y, x]), np.float64(read2[y, x]),
+        np.float64(expected[y, x]), tables, tgroup, first_time, tframe, suppress,
+    )  # fmt: skip
+    bits[i, y, x] |= found
+    if used > 0 and not bits[i, y, x] & DNU:
+        slope[i, y, x] = value
+        unit_variance[i, y, x] = 1.0 / (tgroup * gain[y, x] * used)
+        var_rnoise[i, y, x] = variance
+    else:
+        slope[i, y, x] = np.nan
+        unit_variance[i, y, x] = np.nan
+        var_rnoise[i, y, x] = np.nan
+
+
+@kernel
+def fit_touched(
+    data, groupdq, touched, zero, pixeldq, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
+    slope, unit_variance, var_rnoise, bits, y0, y1,
+):  # fmt: skip
+    """Fit again the ramps that got flags after `fit_ramps`.
+
+    Parameters
+    ----------
+    touched : uint8 [integration, y, x]
+        1 for such pixels; the last column says whether the row has one.
+    data, groupdq, zero, pixeldq, gain, read2, expected, tables, tgroup, first_time, tframe, suppress
+        As `fit_ramps`.
+    slope, unit_variance, var_rnoise, bits
+        As `fit_ramps`, written for these pixels.
+    y0, y1 : int
+        Rows.
+    """
+    n, _, _, nx = data.shape
+    for i in range(n):
+        for y in range(y0, y1):
+            if not touched[i, y, nx]:
+                continue
+            for x in range(nx):
+                if touched[i, y, x]:
+                    bits[i, y, x] = pixeldq[y, x]
+                    _fit_one(
+                        data, groupdq, zero, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
+                        slope, unit_variance, var_rnoise, bits, i, y, x, 0,
+                    )  # fmt: skip
 
 
 @kernel

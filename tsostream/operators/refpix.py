@@ -17,7 +17,7 @@ import numpy as np
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration.exposure_info import ExposureInfo
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass
 from tsostream.operators.refpix_layout import FULL, Layout, Sides, edge_layout, pooled_layout, side_tables
 from tsostream.operators.refpix_levels import mean_levels, side_levels, spread_levels, subtract_profiles
 from tsostream.operators.tile import Tile
@@ -98,7 +98,10 @@ class Refpix(Operator):
             "refpix.along_y": ((info.ngroups, info.ny), dtype),
             "refpix.levels": ((info.ngroups, max(1, len(layout.halves))), np.float64),
         }
-        passes = [RowPass(find, frame=True), RowPass(_subtract)]
+        passes = [
+            RowPass(find, frame=True, part=Part("levels", {"pixels": _pixels_read(layout, sides)})),
+            RowPass(_subtract, part=Part("profiles")),
+        ]
         if info.zeroframe:
             scratch |= {
                 **zero_scratch(info),
@@ -126,6 +129,14 @@ class Refpix(Operator):
         if low_x < 0 or low_y < 0 or low_x + info.nx > FULL or low_y + info.ny > FULL:
             return "the subarray does not lie on the detector"
         return ""
+
+
+def _pixels_read(layout: Layout, sides: Sides | None) -> np.ndarray:
+    """(y, x) of all pixels that are looked at; int [pixel, 2]."""
+    pixels = [np.stack([layout.rows, layout.columns], axis=1).astype(np.int64)]
+    if sides is not None:
+        pixels.append(sides.pixels[sides.pixels[..., 0] >= 0].astype(np.int64))
+    return np.unique(np.concatenate(pixels), axis=0)
 
 
 def _find(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 
 from tsostream.integration import dq
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 from tsostream.operators.zeroframe import clear_saturated, mark_saturated, zero_scratch
@@ -242,19 +242,21 @@ class Saturation(Operator):
         reach, nframes = self.n_pix_grow_sat, info.nframes
         plane = (info.frame_shape, np.int16)
         passes = [
-            RowPass(partial(_find, threshold=threshold)),
-            RowPass(partial(_grow, reach=reach), halo=reach),
+            RowPass(partial(_find, threshold=threshold), part=Part("saturation", {"threshold": threshold})),
+            RowPass(partial(_grow, reach=reach), halo=reach, part=Part("grow", {"reach": reach})),
         ]
         scratch: dict[str, tuple[tuple[int, ...], type]] = {
             "saturation.first": plane,
             "saturation.grown": plane,
+            "saturation.notes": ((info.ny, 2), np.int16),
         }
         if self.use_readpatt and nframes > 1:
             search = partial(_find_spilled, threshold=threshold, check=check, nframes=nframes)
             passes += [RowPass(search), RowPass(partial(_flag_spilled, reach=reach), halo=reach)]
             scratch["saturation.spilled"] = plane
         if self.use_readpatt and info.ngroups > 2:
-            passes.append(RowPass(partial(_second_group, threshold=threshold, bias=bias, nframes=nframes)))
+            arrays: dict[str, Any] = {"threshold": threshold, "bias": bias, "nframes": nframes}
+            passes.append(RowPass(partial(_second_group, **arrays), part=Part("second", arrays)))
         if info.zeroframe:
             passes += [
                 RowPass(partial(_mark_zero, threshold=threshold)),

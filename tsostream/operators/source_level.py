@@ -251,7 +251,21 @@ def _ground(image: np.ndarray, axis: int) -> np.ndarray:
         return np.full(image.shape, np.median(image[known]))
     # a column without a usable pixel has no source either
     filled = np.where(known.any(axis=across, keepdims=True), image, 0.0)
-    return np.broadcast_to(np.nanquantile(filled, 0.25, axis=across, keepdims=True), image.shape)
+    return np.broadcast_to(_low_level(filled, across), image.shape)
+
+
+def _low_level(image: np.ndarray, axis: int) -> np.ndarray:
+    """Lower quartile of the finite values along an axis, which is kept (what `numpy.nanquantile` does list by list)."""
+    ordered = np.sort(image, axis=axis)  # NaN comes last
+    last = np.isfinite(image).sum(axis=axis, keepdims=True) - 1
+    place = 0.25 * last
+    low = np.floor(place).astype(np.int64)
+    part = place - low
+    below = np.take_along_axis(ordered, low, axis=axis)
+    above = np.take_along_axis(ordered, np.minimum(low + 1, last), axis=axis)
+    step = above - below
+    # from the nearer of the two, as NumPy does
+    return np.where(part >= 0.5, above - step * (1 - part), below + step * part)
 
 
 def _fill(share: np.ndarray, usable: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass, reference_array
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 from tsostream.operators.zeroframe import subtract_from_zero, zero_scratch
@@ -51,7 +51,7 @@ class Superbias(Operator):
         plane = np.nan_to_num(reference_array(reference, "SCI", shape, self.name), nan=0.0).astype(np.float32)
         bits = reference_array(reference, "DQ", shape, self.name)
 
-        passes = [RowPass(partial(_subtract, plane=plane))]
+        passes = [RowPass(partial(_subtract, plane=plane), part=Part("plane", {"plane": plane}))]
         if info.zeroframe:
             passes.append(RowPass(partial(_subtract_from_zero, plane=plane)))
         return BoundRampStep(self.name, binding.dq_plane | bits, tuple(passes), zero_scratch(info))

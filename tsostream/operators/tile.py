@@ -21,7 +21,7 @@ from tsostream.operators.memory import replace_by_earlier
 __all__ = ["Tile", "TilePlan", "empty_rate", "plan_tile", "run_alone", "run_passes"]
 
 #: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache [bytes]
-BAND_BYTES = 512 * 1024
+BAND_BYTES = 256 * 1024
 
 
 @dataclass
@@ -45,6 +45,8 @@ class Tile:
         the steps make of the zero frames.
     zero_raw : uint16 [integration, y, x]
         Zero frames as they stand in the file; None where there are none or they are decoded already.
+    band
+        Memory for samples and flags of a band (see `tsostream.operators.banded`), when it was needed.
     """
 
     first: int
@@ -54,6 +56,7 @@ class Tile:
     rate: Rate | None
     scratch: dict[str, np.ndarray] = field(default_factory=dict)
     zero_raw: np.ndarray | None = None
+    band: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def count(self) -> int:

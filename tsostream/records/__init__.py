@@ -7,6 +7,7 @@ from tsostream.records.metadata import METADATA_KEY, decode_metadata, encode_met
 from tsostream.records.quality import QUALITY_BITS, Quality
 from tsostream.records.rows import bins_batch, slice_measurement, to_batches, warm_up
 from tsostream.records.schema import bins_schema, light_curve_schema, spectra_schema
+from tsostream.records.values import column_values
 
 __all__ = [
     "METADATA_KEY",
@@ -16,6 +17,7 @@ __all__ = [
     "RowPair",
     "bins_batch",
     "bins_schema",
+    "column_values",
     "decode_metadata",
     "encode_metadata",
     "light_curve_schema",

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tsostream.errors import OperatorError
 from tsostream.integration.payload import Measurement
 from tsostream.records.rows import bins_batch, slice_measurement, to_batches
+from tsostream.records.values import column_values, plain_array
 
 __all__ = ["Batcher", "RowPair"]
 
@@ -26,9 +27,9 @@ class RowPair(NamedTuple):
     def main(self) -> pa.RecordBatch:
         """Rows of the first series, one per integration: the default aperture, of the first order."""
         batch = self.light_curve
-        order, aperture = (batch.column(name).to_numpy() for name in ("order", "aperture"))
+        order, aperture = (column_values(batch, name) for name in ("order", "aperture"))
         first = (order == order[0]) & (aperture == aperture[0])
-        return batch if first.all() else batch.filter(pa.array(first))
+        return batch if first.all() else batch.filter(plain_array(first, pa.bool_()))
 
     @property
     def last_integration(self) -> int:

@@ -74,7 +74,10 @@ def merge_metadata(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str
 def plain_values(value: Any) -> Any:
     """Return what JSON makes of a value: numpy scalars and arrays, tuples, sets and paths become plain."""
     if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+        plain = value.tolist()
+        if value.dtype.kind in "iub" or (value.dtype.kind == "f" and np.isfinite(value).all()):
+            return plain
+        value = plain
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int | bool):

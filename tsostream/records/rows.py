@@ -14,6 +14,7 @@ from tsostream.integration import dq
 from tsostream.integration.payload import TIME_COLUMNS, Measurement
 from tsostream.records.quality import derive_quality
 from tsostream.records.schema import KEY_COLUMNS
+from tsostream.records.values import plain_array
 
 __all__ = ["bins_batch", "slice_measurement", "to_batches", "warm_up"]
 
@@ -108,8 +109,8 @@ def bins_batch(
 
 
 def warm_up() -> None:
-    """Let Arrow import what it imports with the first array, so that the first row does not wait for it."""
-    pa.array(np.zeros(1))
+    """Let Arrow make its first array, so that the first row does not wait for what that loads."""
+    plain_array(np.zeros(1), pa.float64())
 
 
 def slice_measurement(measurement: Measurement, start: int, stop: int) -> Measurement:
@@ -192,15 +193,10 @@ def _batch(
         if field.name in constants:
             arrays.append(pa.array([constants[field.name]] * n_rows, type=field.type))
         elif pa.types.is_fixed_size_list(field.type):
-            flat = pa.array(columns[field.name].reshape(-1), type=field.type.value_type)
+            flat = plain_array(columns[field.name], field.type.value_type)
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=field.type))
         else:
-            dtype = field.type.to_pandas_dtype()
-            # always a copy: pyarrow would otherwise keep pointing into the operator's own arrays
-            flat_values = np.array(columns[field.name], dtype=dtype, order="C", copy=True).reshape(-1)
-            arrays.append(pa.array(flat_values, type=field.type))
-        if arrays[-1].null_count:
-            raise OperatorError(f"column {field.name!r} holds Arrow nulls; unknown values are NaN or 0")
+            arrays.append(plain_array(columns[field.name], field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

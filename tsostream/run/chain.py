@@ -25,6 +25,7 @@ from tsostream.errors import ConfigError, OperatorError, Problem, TsoStreamError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Measurement, Rate, Raw
 from tsostream.integration.reference import Reference
+from tsostream.operators.banded import band
 from tsostream.operators.base import (
     Binding,
     BoundRampStep,
@@ -35,6 +36,7 @@ from tsostream.operators.base import (
 )
 from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.decode import decode_bits, decode_floats, decode_pass
+from tsostream.operators.fused import fuse
 from tsostream.operators.memory import Carry, memories_of
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
@@ -57,6 +59,7 @@ class _Workspace:
     data: np.ndarray
     groupdq: np.ndarray
     scratch: dict[str, np.ndarray]
+    band: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass
@@ -204,6 +207,7 @@ class RateChain:
             start = tile.first - raw.first
             tile.scratch |= {name: planes[start : start + tile.count] for name, planes in known.items()}
             run_passes(tile, passes, self.info.ny, self.plan.rows, spent)
+            space.band = tile.band
         with self._timing:
             for name, value in zip(names, spent, strict=True):
                 self.seconds[name] = self.seconds.get(name, 0.0) + value
@@ -227,6 +231,7 @@ class RateChain:
                 ),
                 scratch={name: array[:n] for name, array in space.scratch.items()},
                 zero_raw=None if zero is None else zero[part],
+                band=space.band,
             )  # fmt: skip
 
     def _recall(self, tiles: Iterator[Tile], raw: Raw, carry: Carry | None) -> dict[str, np.ndarray]:
@@ -258,6 +263,7 @@ class RateChain:
             if name in self.taps:
                 tap = self.taps[name]
                 named.append(("products", RowPass(partial(_call_tap, tap=tap, step=name), frame=True)))
+        named = band(fuse(named))
         return [name for name, _ in named], [one for _, one in named]
 
     def _borrow(self) -> _Workspace:

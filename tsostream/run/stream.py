@@ -9,59 +9,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from tsostream.errors import IdleTimeoutError, TsoStreamError
 from tsostream.files import SegmentFile, block_length, read_blocks
 from tsostream.integration.payload import Measurement
-from tsostream.operators.catalog import SPECTRUM_CALIBRATION
 from tsostream.operators.jit import on_compile
-from tsostream.operators.photometry.images import BoundOfficialPhotometry
-from tsostream.records import (
-    Batcher,
-    Quality,
-    RowPair,
-    bins_schema,
-    encode_metadata,
-    light_curve_schema,
-    slice_measurement,
-    spectra_schema,
-    warm_up,
-)
-from tsostream.run.background import slopes_again
-from tsostream.run.chain import Chain, RateChain
-from tsostream.run.coordinates import source_place
+from tsostream.records import Batcher, RowPair, slice_measurement
+from tsostream.run.binding import ready_to_stream
+from tsostream.run.facts import Facts
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
-from tsostream.run.measured import attach_measured, sky_tap
-from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
+from tsostream.run.measured import attach_measured
 from tsostream.run.observer import Observer, Silent
-from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start, shelf_note
-from tsostream.run.parity.rates import parity_rates
-from tsostream.run.parity.soss import soss_segments
+from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
 from tsostream.run.prepared import Prepared
 from tsostream.run.products import attach_products
-from tsostream.run.provenance import describe_start
-from tsostream.run.readout import effective_times, ramp_shifts
 from tsostream.run.ready import Ready, Result
-from tsostream.run.resume import (
-    describe_sessions,
-    open_session,
-    rows_so_far,
-    stored_scout,
-)
+from tsostream.run.resume import describe_sessions, open_session, rows_so_far, stored_scout
 from tsostream.run.scout import scout_path
-from tsostream.run.setup import takes_overlap_out
-from tsostream.run.slopes import is_news
-from tsostream.run.templates import find_scout
 from tsostream.sinks import Output, open_output
 from tsostream.sinks.products import Resumed
 
@@ -69,97 +40,10 @@ __all__ = ["ready_to_stream", "run_exposure", "stream_batches"]
 
 logger = logging.getLogger("tsostream")
 
-MEASURING = ("extract_1d", "tso_photometry")
 COMPILING = (
     "compiling kernels, once for this version and kind of exposure: a quarter of a minute on an idle machine, minutes "
     "on a busy one"
 )
-
-
-def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observer) -> Ready:
-    """Run the scout and bind all steps.
-
-    Raises
-    ------
-    TsoStreamError
-        Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
-    """
-    exposure = prepared.exposure
-    make_chain: Callable[[dict[str, Any]], RateChain] = prepared.chain
-    if prepared.request.parity is not None and exposure.info.is_ramp:
-        official = parity_rates(prepared, pool, observer)
-        make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
-    began = time.perf_counter()
-    scout = find_scout(prepared, make_chain, pool, observer)
-    logger.info("scout: %d integrations in %.2f s", scout.count, time.perf_counter() - began)
-    templates = {**scout.templates(), "wavelength": prepared.wavelengths, "slit": prepared.wavelength_facts}
-    rates = make_chain(templates)
-    templates |= prepared.background
-    if prepared.request.parity is not None:
-        # steps that do what the official ones do to a file look at all of it
-        bytes_of_block = prepared.request.block_bytes or prepared.plan.block_bytes
-        templates["rates"] = slopes_again(exposure, rates, bytes_of_block)
-    slopes = prepared.bind_slopes(rates, templates)
-    notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
-    notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
-    templates = {key: value for key, value in slopes.templates.items() if key != "rates"}
-    if prepared.request.parity is not None and (files := soss_segments(prepared, rates, slopes, pool)):
-        templates["soss_segments"] = files
-    if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
-        observer.message("calibrating the overlap of the SOSS orders")
-    if (place := source_place(prepared, slopes.info)) is not None:
-        templates["source_location"] = place
-    (measuring,) = prepared.bind_measurement(slopes, templates, MEASURING)
-    for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
-        if note not in prepared.notes:
-            observer.message(note)
-    steps: tuple[Any, ...] = (measuring,)
-    sky = None
-    if isinstance(measuring, BoundOfficialPhotometry):
-        # the rest waits until the file is complete: see stream_rows
-        steps = (FirstPass(measuring),)
-        if note := shelf_note(steps[0], prepared.request.scratch):
-            observer.message(note)
-    measured: dict[str, Any] = {
-        "flux_unit": measuring.unit,
-        "measurement_notes": getattr(measuring, "notes", ()),
-    }
-    if exposure.info.is_spectroscopy:
-        templates |= scout_spectrum(measuring, templates)
-        for name in (*SPECTRUM_CALIBRATION.get(exposure.info.exp_type, ()), "bin_spectra", "white_light"):
-            for bound in prepared.bind_measurement(slopes, templates, (name,)):
-                templates |= getattr(bound, "templates", {})
-                measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
-                steps += () if bound.skipped else (bound,)
-        on_error = prepared.request.on_error
-        late_by = (
-            ramp_shifts(exposure, rates, scout.numbers, on_error) if isinstance(rates, RateChain) else None
-        )
-        times = effective_times(exposure.info, measuring, slopes.info, late_by)
-        measured |= describe_spectrum(measuring, steps[-1], prepared, times)
-        measured |= describe_bins(steps, measuring, times, observer)
-    else:
-        measured |= {
-            name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
-        }
-        measured |= measuring.facts
-        sky = sky_tap(prepared, slopes.info, (measuring.x, measuring.y))
-    keys = measuring.keys
-    start = describe_start(prepared, scout, measured)
-    metadata = encode_metadata(start)
-    kind: Literal["spectroscopy", "imaging"] = "spectroscopy" if exposure.info.is_spectroscopy else "imaging"
-    unit = measured["flux_unit"]
-    lc_schema = light_curve_schema(kind=kind, flux_unit=unit, metadata=metadata)
-    spectra = bins = None
-    if exposure.info.is_spectroscopy:
-        spectra = spectra_schema(n_wave=np.shape(measuring.wavelength)[-1], flux_unit=unit, metadata=metadata)
-    if "bin_edges" in measured:
-        count = len(next(iter(measured["bin_edges"].values())))
-        bins = bins_schema(n_bins=count, flux_unit=unit, metadata=metadata)
-    warm_up()
-    steps, late = late_steps(steps)
-    chain = Chain(rates, slopes, steps, keys)
-    return Ready(prepared, scout, chain, start, lc_schema, spectra, bins, late, [sky] if sky else [])
 
 
 def stream_rows(
@@ -215,7 +99,6 @@ async def run_exposure(
     observer = observer or Silent()
     if prepared.out is None:
         raise ValueError("the run has no output")
-    seconds: dict[str, float] = {}
     began = time.perf_counter()
     if prepared.state == "complete":
         return _already_complete(prepared, prepared.out, observer)
@@ -232,72 +115,105 @@ async def run_exposure(
             claim.close(remove=claim.is_new)
             raise
         stack.callback(output.abort)
-        seconds["scout"] = time.perf_counter() - began
-        first = prepared.exposure.first
-        resumed = None if prepared.state == "new" else Resumed(following or first, output.publishing)
-        products = stack.enter_context(
-            attach_products(prepared, ready.chain, resumed, overwrite=output.replaces_products)
-        )
-        step = ready.chain.measuring[0]
-        measured = stack.enter_context(
-            attach_measured(prepared, ready.start, ready.chain, resumed, overwrite=output.replaces_products)
-        )
-        made = [*products.paths, *measured.paths]
-        if measured.paths:
-            ready.taps.append(measured.add)
-
-        def sync() -> None:
-            products.sync()
-            measured.sync()
-
-        output.before_sync = sync
-        if (arrivals := prepared.arrivals) is not None:
-
-            def take(segment: SegmentFile) -> None:
-                output.add_input(segment.source_path.name, [segment.size, segment.header_sha256])
-                products.know_segment(segment)
-                measured.know_segment(segment.first, segment.segment_number)
-                made.extend(path for path in products.paths if path not in made)
-
-            stack.callback(arrivals.folder.close)
-            arrivals.on_segment, arrivals.report = take, observer.message
-            arrivals.folder.tell(observer.message)
-        status, facts = "failed", _Facts()
-        try:
-            output.start()
-            if stored_scout(prepared) is None:
-                ready.scout.save(scout_path(prepared.out))
-            began = time.perf_counter()
-            begin = min(filter(None, (products.start, segment_start(step, following))), default=None)
-            await _write(_Run(ready, pool, output, observer, facts, on_rows, following, begin))
-            if made:
-                output.announce_products()
-                products.publish()
-                measured.publish()
-            status = "complete"
-        except (asyncio.CancelledError, IdleTimeoutError):
-            status = "interrupted"
-            raise
-        finally:
-            seconds["stream"] = time.perf_counter() - began
-            footer = {
-                **facts.describe(ready, seconds),
-                **describe_sessions(prepared.out),
-                **({} if arrivals is None else arrivals.describe()),
-                "products": sorted(path.name for path in made),
-            }
-            try:
-                output.finish(status, footer)  # type: ignore[arg-type]
-            except TsoStreamError:
-                # the first failure is the one to report; rows and journal are on disk
-                if status == "complete":
-                    raise
+        run = _Run(ready, pool, output, observer, Facts(), on_rows, following)
+        run.seconds["scout"] = time.perf_counter() - began
+        made = _attach(run, stack)
+        footer = await _stream(run, made)
     _log_steps(ready)
     for line in footer.get("warnings", []):
         observer.message(line)
-    if made:
-        observer.message(f"{len(made)} products in {made[0].parent}")
-    return Result(prepared.out, facts.integrations, status, seconds, {**ready.start, **footer}, made)
+    if made.paths:
+        observer.message(f"{len(made.paths)} products in {made.paths[0].parent}")
+    metadata = {**ready.start, **footer}
+    return Result(prepared.out, run.facts.integrations, "complete", run.seconds, metadata, made.paths)
+
+
+@dataclass
+class _Made:
+    """Files that are made beside the output: FITS products of images, and those of what was measured."""
+
+    images: Any
+    measured: Any
+    paths: list[Path]
+    start: int | None
+
+    def sync(self) -> None:
+        """Bring to the medium what was written."""
+        self.images.sync()
+        self.measured.sync()
+
+    def publish(self) -> None:
+        """Give the files their names."""
+        self.images.publish()
+        self.measured.publish()
+
+
+def _attach(run: _Run, stack: ExitStack) -> _Made:
+    """Open the products, and let them know of files that are still to arrive."""
+    ready, output, following = run.ready, run.output, run.following
+    prepared = ready.prepared
+    resumed = None
+    if prepared.state != "new":
+        resumed = Resumed(following or prepared.exposure.first, output.publishing)
+    replaces = output.replaces_products
+    products = stack.enter_context(attach_products(prepared, ready.chain, resumed, overwrite=replaces))
+    step = ready.chain.measuring[0]
+    measured = stack.enter_context(
+        attach_measured(prepared, ready.start, ready.chain, resumed, overwrite=replaces)
+    )
+    if measured.paths:
+        ready.taps.append(measured.add)
+    begin = min(filter(None, (products.start, segment_start(step, following))), default=None)
+    made = _Made(products, measured, [*products.paths, *measured.paths], begin)
+    output.before_sync = made.sync
+    if (arrivals := prepared.arrivals) is not None:
+
+        def take(segment: SegmentFile) -> None:
+            output.add_input(segment.source_path.name, [segment.size, segment.header_sha256])
+            products.know_segment(segment)
+            measured.know_segment(segment.first, segment.segment_number)
+            made.paths.extend(path for path in products.paths if path not in made.paths)
+
+        stack.callback(arrivals.folder.close)
+        arrivals.on_segment, arrivals.report = take, run.observer.message
+        arrivals.folder.tell(run.observer.message)
+    return made
+
+
+async def _stream(run: _Run, made: _Made) -> dict[str, Any]:
+    """Write all rows, end the output whatever happens, and return its footer."""
+    prepared, output = run.ready.prepared, run.output
+    arrivals = prepared.arrivals
+    began = time.perf_counter()
+    status = "failed"
+    try:
+        output.start()
+        if stored_scout(prepared) is None:
+            run.ready.scout.save(scout_path(output.path))
+        began = time.perf_counter()
+        await _write(run, made.start)
+        if made.paths:
+            output.announce_products()
+            made.publish()
+        status = "complete"
+    except (asyncio.CancelledError, IdleTimeoutError):
+        status = "interrupted"
+        raise
+    finally:
+        run.seconds["stream"] = time.perf_counter() - began
+        footer = {
+            **run.facts.describe(run.ready, run.seconds),
+            **describe_sessions(output.path),
+            **({} if arrivals is None else arrivals.describe()),
+            "products": sorted(path.name for path in made.paths),
+        }
+        try:
+            output.finish(status, footer)  # type: ignore[arg-type]
+        except TsoStreamError:
+            # the first failure is the one to report; rows and journal are on disk
+            if status == "complete":
+                raise
+    return footer
 
 
 def _already_complete(prepared: Prepared, out: Path, observer: Observer) -> Result:
@@ -316,13 +232,13 @@ class _Run:
     pool: ThreadPoolExecutor
     output: Output
     observer: Observer
-    facts: _Facts
+    facts: Facts
     on_rows: Callable[[RowPair], None] | None
     following: int | None
-    start: int | None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-async def _write(run: _Run) -> None:
+async def _write(run: _Run, start: int | None) -> None:
     """Commit every batch, after counting those of earlier sessions."""
     exposure, observer, facts = run.ready.prepared.exposure, run.observer, run.facts
     observer.begin("stream", exposure.last - exposure.first + 1)
@@ -333,7 +249,7 @@ async def _write(run: _Run) -> None:
         observer.message(f"resumed: {run.output.path} holds integrations up to {run.following - 1}")
         if run.following > exposure.last:
             return
-    pairs = stream_batches(run.ready, run.pool, run.following, run.start)
+    pairs = stream_batches(run.ready, run.pool, run.following, start)
     async with aclosing(pairs):  # type: ignore[type-var]
         async for pair in pairs:
             run.output.commit(*pair)
@@ -410,89 +326,6 @@ async def stream_batches(
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
         await rows.aclose()  # type: ignore[attr-defined]
-
-
-class _Facts:
-    """Running counts, for the footer; constant memory."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.integrations = 0
-        self.missing = 0
-        self.bad_rows = 0
-        self.flags = 0
-        self.unreadable = 0
-        self._unreadable_first: list[int] = []
-        self._tail: deque[tuple[float, float]] = deque(maxlen=4096)
-        self._head: list[tuple[float, float]] = []
-
-    def add(self, pair: RowPair) -> None:
-        """Count a batch."""
-        self.rows += pair.light_curve.num_rows
-        # what is told of integrations is that of their first series
-        batch = pair.main
-        self.integrations += batch.num_rows
-        self.missing += batch.num_rows - int(
-            np.count_nonzero(batch.column("present").to_numpy(zero_copy_only=False))
-        )
-        failed = (batch.column("quality").to_numpy() & int(Quality.READ_FAILED)) != 0
-        if failed.any():
-            numbers = np.unique(batch.column("integration").to_numpy()[failed]).tolist()
-            self.unreadable += len(numbers)
-            self._unreadable_first += numbers[: 10 - len(self._unreadable_first)]
-        flux = batch.column("flux").to_numpy()
-        self.bad_rows += int(np.count_nonzero(~np.isfinite(flux)))
-        self.flags |= int(np.bitwise_or.reduce(batch.column("time_flag").to_numpy(), initial=0))
-        pairs = list(
-            zip(batch.column("x").to_numpy().tolist(), batch.column("y").to_numpy().tolist(), strict=True)
-        )
-        self._tail.extend(pairs)
-        if len(self._head) < 4096:
-            self._head.extend(pairs)
-
-    def describe(self, ready: Ready, seconds: dict[str, float]) -> dict[str, Any]:
-        """Metadata known at the end."""
-        warnings = []
-        if self.integrations:
-            warnings = self._drift()
-        if self.unreadable:
-            listed = ", ".join(map(str, self._unreadable_first)) + (", …" if self.unreadable > 10 else "")
-            one = self.unreadable == 1
-            warnings.append(
-                f"{self.unreadable} integration{' was' if one else 's were'} not readable (READ_FAILED): {listed}"
-            )
-        if self.bad_rows > self.missing:
-            warnings.append(
-                f"{self.bad_rows - self.missing} integrations have no flux (NaN); see their quality bits"
-            )
-        return {
-            "rows": self.rows,
-            "missing_integrations": self.missing,
-            "rows_without_flux": self.bad_rows,
-            "time_flags_seen": self.flags,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "step_seconds": {name: round(value, 3) for name, value in ready.chain.step_seconds().items()},
-            "warnings": warnings,
-        }
-
-    def _drift(self) -> list[str]:
-        """Compare the source's position in the last tenth with the run so far (templates hold for one place)."""
-        last = np.array(list(self._tail)[-max(1, min(self.integrations // 10, 4096)) :])
-        first = np.array(self._head[: max(1, min(self.integrations // 2, 4096))])
-        lines = []
-        for axis, name in enumerate("xy"):
-            a, b = first[:, axis], last[:, axis]
-            a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-            if len(a) < 5 or len(b) < 5:
-                continue
-            error = np.hypot(np.std(a) / np.sqrt(len(a)), np.std(b) / np.sqrt(len(b)))
-            moved = abs(float(np.mean(b) - np.mean(a)))
-            if moved > 3 * error and moved > 0.02:
-                lines.append(
-                    f"the source moved by {moved:.3f} px along {name} between the first half and the last tenth of the "
-                    "run: the scout's template is of the mean position"
-                )
-        return lines
 
 
 def _log_steps(ready: Ready) -> None:

@@ -77,13 +77,22 @@ class ApertureCorrection:
         # [size, wavelength, phase]
         values = interp1d(self.row["pixphase"], self.row["apcorr"])(PHASE)[:, order]
         sizes = interp1d(wave, self.row["size"] / self.pixel_size)
+        ordered = wave[order]
         out = np.ones(wavelength.size)
-        for column, (at, n) in enumerate(zip(wavelength, npixels, strict=True)):
-            if not wave.min() <= at <= wave.max():
-                continue
-            # the sizes belong to the wavelength asked for, so each has a spline of its own
-            spline = RectBivariateSpline(wave[order], sizes(at), values.T, kx=1, ky=1)
-            out[column] = float(spline(at, n)[0, 0]) or 1.0
+        inside = (wavelength >= ordered[0]) & (wavelength <= ordered[-1])
+        at, count = wavelength[inside], npixels[inside]
+        # the sizes belong to the wavelength asked for; in both directions straight lines, at the ends the edge
+        size = np.asarray(sizes(at))
+        right = np.clip(np.searchsorted(ordered, at, side="right"), 1, ordered.size - 1)
+        along = (at - ordered[right - 1]) / (ordered[right] - ordered[right - 1])
+        top = np.clip((size <= count).sum(axis=0), 1, len(size) - 1)
+        columns = np.arange(at.size)
+        low, high = size[top - 1, columns], size[top, columns]
+        across = np.clip((count - low) / (high - low), 0.0, 1.0)
+        left_edge = values[top - 1, right - 1] * (1 - across) + values[top, right - 1] * across
+        right_edge = values[top - 1, right] * (1 - across) + values[top, right] * across
+        factor = left_edge * (1 - along) + right_edge * along
+        out[inside] = np.where(factor == 0.0, 1.0, factor)
         return out
 
 

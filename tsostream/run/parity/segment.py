@@ -29,6 +29,7 @@ from tsostream.integration import dq
 from tsostream.integration.payload import Rate, Times
 from tsostream.operators.decode import decode_pass
 from tsostream.operators.emi_segment import Corrections, SegmentInterference
+from tsostream.operators.fused import fuse, fuse_levels
 from tsostream.operators.jump_segment import (
     JumpWorkspace,
     Method,
@@ -280,7 +281,7 @@ class SegmentRun:
     def _find_tables(self, descriptor: int) -> None:
         """Find what refpix subtracts from every group of every integration."""
         info, n = self.steps.info, self.count
-        passes = [decode_pass, *self.steps.frame_passes()]
+        passes = fuse_levels([decode_pass, *self.steps.frame_passes()])
         steps = self.steps.frame_steps()
         frame = info.ngroups * info.ny * info.nx * SAMPLE
         length = max(1, min(64, BAND_BYTES // frame))
@@ -353,7 +354,8 @@ class SegmentRun:
         """Take all integrations of a window through the steps before the jump search."""
         n, (ny, nx) = self.count, window.shape
         length = max(1, min(n, BAND_BYTES // (bound.info.ngroups * ny * nx * SAMPLE)))
-        passes = [decode_pass, *(one for step in bound.steps for one in step.passes)]
+        named = [("decode", decode_pass), *((step.name, one) for step in bound.steps for one in step.passes)]
+        passes = [one for _, one in fuse(named)]
         estimated = np.zeros((ny, nx), bool)
 
         def work(start: int) -> None:

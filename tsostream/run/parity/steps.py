@@ -13,7 +13,7 @@ from tsostream.files.masks import read_mask
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
-from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass
+from tsostream.operators.base import Binding, BoundRampStep, Operator, Part, RowPass
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
 from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.emi_segment import Corrections, SegmentInterference
@@ -344,4 +344,7 @@ def _numbered(one: RowPass, first: int) -> RowPass:
     def run(tile: Tile, y0: int, y1: int) -> None:
         one.run(replace(tile, first=first), y0, y1)
 
-    return replace(one, run=run)
+    part = one.part
+    if part is not None:
+        part = Part(part.kind, {name: planes[-1:] for name, planes in part.arrays.items()})
+    return replace(one, run=run, part=part)

@@ -30,6 +30,8 @@ class Case:
         Integrations of it that the official pipeline gets: it is slow, and its memory grows with them.
     cropped
         Whether ``ny, nx`` are a cut-out.
+    likelihood
+        Integrations the official likelihood fit gets; 0: it is not measured.
     """
 
     name: str
@@ -42,11 +44,17 @@ class Case:
     segments: int = 2
     official: int = 20
     cropped: bool = False
+    likelihood: int = 0
 
     @property
     def megabytes(self) -> float:
         """Pixels of the exposure [MB]."""
         return self.ints * self.groups * self.ny * self.nx * 2 / 1e6
+
+    @property
+    def samples(self) -> int:
+        """Pixels times groups times integrations."""
+        return self.ints * self.groups * self.ny * self.nx
 
     @property
     def shape(self) -> str:
@@ -55,12 +63,12 @@ class Case:
 
 
 CASES = (
-    Case("sub2048", "NRS_BRIGHTOBJ", "SUB2048", 100, 20, 32, 2048),
+    Case("sub2048", "NRS_BRIGHTOBJ", "SUB2048", 100, 20, 32, 2048, segments=1, official=100, likelihood=10),
     Case("sub512", "NRS_BRIGHTOBJ", "SUB512", 2000, 5, 32, 512, official=400),
     Case("sub512s", "NRS_BRIGHTOBJ", "SUB512S", 5000, 3, 16, 512, official=1000),
     Case("subgrism256", "NRC_TSGRISM", "SUBGRISM256", 40, 12, 256, 2048, official=8),
-    Case("substrip256", "NIS_SOSS", "SUBSTRIP256", 40, 5, 256, 2048, official=8),
-    Case("slitlessprism", "MIR_LRS-SLITLESS", "SLITLESSPRISM", 100, 30, 416, 72),
+    Case("substrip256", "NIS_SOSS", "SUBSTRIP256", 40, 5, 256, 2048, official=8, likelihood=4),
+    Case("slitlessprism", "MIR_LRS-SLITLESS", "SLITLESSPRISM", 100, 30, 416, 72, likelihood=10),
     Case("sub64p", "NRC_TSIMAGE", "SUB64P", 2000, 10, 64, 64, official=600),
     Case("longramp", "NRS_BRIGHTOBJ", "SUB2048", 30, 70, 32, 2048, official=6),
 )
@@ -73,7 +81,8 @@ def tiny(case: Case) -> Case:
         ny = 96
     elif case.exp_type == "NIS_SOSS":
         ny = 256
-    return replace(case, ints=24, groups=min(case.groups, 5), ny=ny, nx=nx, official=4, cropped=True)
+    official = {"official": 4, "likelihood": min(case.likelihood, 4)}
+    return replace(case, ints=24, groups=min(case.groups, 5), ny=ny, nx=nx, cropped=True, **official)
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,8 @@ class Data:
     ----------
     segments
         The exposure.
-    official
-        A shorter one of a single file, with the same pixels.
+    official, likelihood
+        Shorter ones of a single file, with the same pixels; the latter None where it is not wanted.
     references
         Folder of the reference files.
     wavelengths
@@ -96,6 +105,7 @@ class Data:
     official: Path
     references: Path
     wavelengths: Path | None
+    likelihood: Path | None = None
 
 
 def make_data(case: Case, scratch: Path) -> Data:
@@ -125,12 +135,16 @@ def make_data(case: Case, scratch: Path) -> Data:
             **size,
         )
     (first,) = source.glob("*_uncal.fits")
+    likely = None
+    if case.likelihood:
+        likely = _cloned(first, root / f"official{case.likelihood}", case.likelihood, 1)[0]
     wavelengths = sorted(source.glob("*wavelength*.fits"))
     return Data(
-        segments=_cloned(first, root / f"ints{case.ints}", case.ints, case.segments),
+        segments=_cloned(first, root / f"ints{case.ints}x{case.segments}", case.ints, case.segments),
         official=_cloned(first, root / f"official{case.official}", case.official, 1)[0],
         references=source,
         wavelengths=wavelengths[0] if wavelengths else None,
+        likelihood=likely,
     )
 
 

@@ -1,7 +1,7 @@
 """One run in a process of its own, measured from inside: ``python -m bench.child JOB``, answers in JSON.
 
 ``JOB`` is a JSON object: ``launched`` (time.time() of who started it), ``segments, references, wavelengths, out,
-workers, max_memory, block_bytes, timeline``.
+workers, max_memory, block_bytes, calibrated, products, parity, settings, timeline``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def main() -> None:
             overwrite=True,
             calibrated=job.get("calibrated", False),
             products=tuple(job.get("products", ())),
+            parity=job.get("parity"),
+            settings=tuple(job.get("settings", ())),
         )
     )
     mark("prepared")

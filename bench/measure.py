@@ -56,7 +56,8 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
     cache
         Folder for compiled kernels, default the user's.
     **options
-        ``workers, max_memory, block_bytes, calibrated, products``; ``timeline``: tell at each batch the integrations so
+        ``workers, max_memory, block_bytes, calibrated, products, parity, settings``;
+        ``timeline``: tell at each batch the integrations so
         far, wall clock and processor seconds of the run.
 
     Raises
@@ -73,6 +74,8 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
     }
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # an installed package has its byte code; compiling it every time would count as start-up
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if cache is not None:
         environment["TSOSTREAM_CACHE_DIR"] = str(cache)
     job["launched"] = time.time()

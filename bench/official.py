@@ -1,6 +1,7 @@
 """Run the official pipeline's first stage, measured; executed by an interpreter that has jwst installed.
 
-``PYTHON official.py JOB RESULT``: ``JOB`` is a JSON file with ``uncal, references`` (type -> file), ``cores, out``.
+``PYTHON official.py JOB RESULT``: ``JOB`` is a JSON file with ``uncal, references`` (type -> file), ``cores,
+algorithm, out``.
 Nothing of tsostream is imported and no network is used: references come from the job, and CRDS gets an empty cache.
 """
 
@@ -93,7 +94,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     if fits.getval(job["uncal"], "INSTRUME") == "MIRI":
         parameters["refpix"] = {"skip": True}
     parameters["jump"] = {"maximum_cores": job["cores"]}
-    parameters["ramp_fit"] = {"maximum_cores": job["cores"], "algorithm": "OLS_C"}
+    parameters["ramp_fit"] = {"maximum_cores": job["cores"], "algorithm": job["algorithm"]}
     floor, began = high_water(), time.perf_counter()
     Detector1Pipeline.call(
         job["uncal"], steps=parameters, output_dir=job["out"], save_results=True, configure_log=False

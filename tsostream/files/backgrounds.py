@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
-from astropy.stats import sigma_clip
 
 from tsostream.errors import InputError, Problem
 from tsostream.integration.exposure_info import ExposureInfo
@@ -106,6 +105,8 @@ def _add(
 
 def _clipped_mean(values: npt.NDArray, sigma: float, maxiters: int | None) -> npt.NDArray[np.float64]:
     """Mean over the first axis without outliers; 0 where nothing is left."""
+    from astropy.stats import sigma_clip  # loads tables and models, which few runs need
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clipped = sigma_clip(values, sigma=sigma, maxiters=maxiters, axis=0, copy=True)

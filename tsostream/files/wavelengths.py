@@ -10,18 +10,20 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
-from astropy.table import Table
 
 from tsostream.errors import ConfigError, InputError, Problem
 from tsostream.files.headers import Scan, scan_hdus
 from tsostream.files.segment import os_problem
 from tsostream.files.unpack import is_gzip, unpack
 from tsostream.integration.exposure_info import ExposureInfo
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 __all__ = ["WaveMap", "fit_to_frame", "wavelength_image", "wavelength_maps"]
 
@@ -248,6 +250,8 @@ def _from_text(path: Path, where: str) -> dict[int, WaveMap]:
             ecsv = file.read(8) == b"# %ECSV "
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from astropy.table import Table  # a quarter of a second that few runs need
+
             table = Table.read(path, format="ascii.ecsv" if ecsv else "ascii.csv")
     except Exception as error:  # astropy raises many types on text that is no table
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

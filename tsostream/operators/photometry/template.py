@@ -314,6 +314,7 @@ def _assemble(
     inverse = np.where(np.isfinite(inverse), inverse, 0.0)
     basis = np.stack([term.ravel()[pixel] for term in terms], axis=1)
     ground_pixel = np.flatnonzero(ground).astype(np.int32)
+    clip = options["ground_clip"] + _wings(scene, ground)
     return Aperture(
         start=np.array([0, pixel.size], np.int32),
         pixel=pixel,
@@ -330,8 +331,23 @@ def _assemble(
         basis=np.ascontiguousarray(basis[sure], np.float32),
         fit_weight=inverse[sure].astype(np.float32),
         scale=np.ascontiguousarray(scene.scale.ravel(), np.float32),
-        **options,
+        **{**options, "ground_clip": clip},
     )
+
+
+def _wings(scene: Scene, ground: np.ndarray) -> float:
+    """How far the star's light in the annulus is from level there [sigma of a pixel].
+
+    Outliers are told by their distance from the template, in which the star has its usual brightness. In an eclipse its
+    wings fade, most where they are brightest: to leave those pixels out would raise the background as the star fades.
+    """
+    template, variance = scene.image[ground], scene.variance[ground]
+    known = np.isfinite(template) & (variance > 0)
+    if not known.any():
+        return 0.0
+    distance = np.abs(template[known] - np.median(template[known])) / np.sqrt(variance[known])
+    # a neighbour in the annulus does not fade with the star
+    return float(np.quantile(distance, 0.95))
 
 
 def centroid(image: np.ndarray, x: float, y: float) -> tuple[float, float]:

@@ -329,18 +329,18 @@ def test_a_signal_during_the_scout_leaves_nothing(spawn, arguments, tmp_path):
 def test_a_second_signal_ends_the_process_on_the_spot(spawn, arguments, tmp_path):
     """Nobody should have to look up how to kill a process."""
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.lend", seconds=30)
+    run = spawn(*arguments, "--out", out, "--workers", 1, slow="RateChain.lend", seconds=3600)
     for line in run.stderr:
         if line.startswith("scout: 0 of"):
             break
-    time.sleep(0.3)
-    began = time.monotonic()
     run.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    for line in run.stderr:
+        if line.startswith("interrupted: putting the output in order"):
+            break
+    # the block that is worked on takes an hour
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=20)
+    run.communicate(timeout=90)
     assert run.returncode == 130
-    assert time.monotonic() - began < 10
 
 
 def test_ignored_signals_stay_ignored(spawn, arguments, tmp_path):

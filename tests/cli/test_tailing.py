@@ -6,11 +6,11 @@ import json
 import math
 import os
 import pty
+import shutil
 import signal
 import threading
 
 import numpy as np
-import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -19,7 +19,7 @@ from tsostream.cli.app import tsostream as command
 from tsostream.cli.terminal import View, draw_light_curve
 from tsostream.live.follow import Follower
 from tsostream.live.overview import Overview
-from tsostream.sinks import journal_path
+from tsostream.sinks import Journal, journal_path
 from tsostream.sinks.messages import read_header
 
 
@@ -140,11 +140,17 @@ def test_a_header_without_rows(cli, written, tmp_path):
 
 
 def test_interrupted_by_the_watcher(spawn, written, tmp_path):
-    tail = spawn("tail", tmp_path / "never.arrow", "--wait", start_new_session=True)
-    with pytest.raises(Exception, match="timed out"):
-        tail.wait(timeout=2.5)
+    """While the run goes on."""
+    out = tmp_path / "growing.arrow"
+    shutil.copy(written, out)
+    journal = Journal.acquire(journal_path(out))
+    tail = spawn("tail", out, "--csv", start_new_session=True)
+    for _ in range(41):
+        tail.stdout.readline()
+    assert tail.poll() is None
     tail.send_signal(signal.SIGINT)
-    assert tail.wait(timeout=20) == 130
+    assert tail.wait(timeout=90) == 130
+    journal.close()
 
 
 def test_in_a_terminal_it_is_drawn(spawn, written):

@@ -243,7 +243,7 @@ def test_with_and_without_notices_of_the_system(incoming, monkeypatch, library):
         assert following.pause() == pytest.approx(module.POLL)
         began = time.monotonic()
         make(incoming, 1)
-        while not following.trains() and time.monotonic() < began + 10:
+        while not following.trains() and time.monotonic() < began + 60:
             following.look()
             following.wait(1.0)
         assert numbers(following) == [(1, 5)]

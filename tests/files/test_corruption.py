@@ -43,14 +43,14 @@ def test_random_corruptions(tmp_path, level):
     unnamed = 0
     for seed in range(200):
         path.write_bytes(corrupted(whole, headers, np.random.default_rng(seed)))
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             asyncio.run(_read_all(path))
             outcomes["read"] += 1
         except (InputError, ReadError) as error:
             unnamed += str(path) not in str(error)
             outcomes["refused"] += 1
-        assert time.perf_counter() - start < 2, seed
+        assert time.process_time() - start < 2, seed
     assert min(outcomes.values()) > 20, outcomes
     assert unnamed == 0
 

@@ -58,7 +58,7 @@ class Browser:
         """Run JavaScript; returns what it returns."""
         return self._send("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
 
-    def until(self, script: str, *, seconds: float = 30.0) -> Any:
+    def until(self, script: str, *, seconds: float = 120.0) -> Any:
         """Wait until a script returns something true."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -108,7 +108,7 @@ class Browser:
         self._driver.wait(timeout=10)
 
     def _wait_for_driver(self) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while True:
             try:
                 if self._send("GET", "/status")["ready"]:
@@ -124,7 +124,7 @@ class Browser:
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=60) as answer:
+            with opener.open(request, timeout=120) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.read().decode()[:400]}") from error

@@ -1,5 +1,6 @@
 """A follower sees every row once and says what becomes of the run."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,15 +14,8 @@ from row_builders import batches, schemas
 from tsostream.errors import InputError
 from tsostream.live.follow import Follower
 from tsostream.sinks import Journal, Output, is_being_written, journal_path
+from tsostream.sinks import journal as journal_module
 
-#: takes the lock of a journal as one who only looks does, but for longer
-HOLD = """
-import fcntl, sys, time
-file = open(sys.argv[1])
-fcntl.flock(file, fcntl.LOCK_SH)
-print("held", flush=True)
-time.sleep(0.03)
-"""
 WRITER = Path(__file__).parents[1] / "sinks" / "writer.py"
 
 
@@ -110,26 +104,18 @@ def test_an_old_output_about_to_be_replaced_is_no_end(out):
     assert follower.state == "complete"
 
 
-def test_looking_does_not_refuse_a_writer(out):
+def test_looking_does_not_refuse_a_writer(out, monkeypatch):
     """Whoever looks holds the lock for an instant; a writer that comes just then must get it all the same."""
     path = journal_path(out)
     assert not is_being_written(path)
     path.touch()
-    looker = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            HOLD,
-            path,
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert looker.stdout is not None
-    looker.stdout.readline()
-    journal = Journal.acquire(path)
+    with path.open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        # the instant is over when the writer tries again
+        monkeypatch.setattr(journal_module.time, "sleep", lambda seconds: fcntl.flock(looker, fcntl.LOCK_UN))
+        journal = Journal.acquire(path)
     assert is_being_written(path)
     journal.close()
-    looker.communicate()
     assert not is_being_written(path)
 
 

@@ -35,7 +35,7 @@ def client(out, access=None, base="http://127.0.0.1:8337"):
     return TestClient(make_app(Store(out), access or Access()), base_url=base, follow_redirects=False)
 
 
-def wait_for(ask, seconds=10.0):
+def wait_for(ask, seconds=90.0):
     end = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < end
@@ -164,12 +164,12 @@ def served(out):
         yield process.stdout.readline().strip(), process
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=90)
 
 
 def test_events_tell_new_rows(out, served):
     address, process = served
-    with urllib.request.urlopen(f"{address}events", timeout=30) as stream:
+    with urllib.request.urlopen(f"{address}events", timeout=120) as stream:
         news = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
         assert next(news)["state"] == "waiting"
         output = start(out)
@@ -178,9 +178,9 @@ def test_events_tell_new_rows(out, served):
         output.finish("complete")
         assert next(one for one in news if one["state"] == "complete")["rows"] == 30
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{address}lc.arrow", timeout=30)
+        urllib.request.urlopen(f"{address}lc.arrow", timeout=120)
     process.send_signal(2)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=90) == 0
 
 
 @pytest.mark.skipif(not Browser.available(), reason="no chromium and chromedriver here")

@@ -281,6 +281,6 @@ def test_only_primary_headers_are_read(write, find, tmp_path):
     path = write("dark", {"SCI": np.zeros((40, 6, 24), "f4")})
     with path.open("r+b") as stream:  # 16 GB of pixels, none of them there
         stream.truncate(2**34)
-    start = time.perf_counter()
+    start = time.process_time()
     assert find("dark").paths == {"dark": path}
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("segments", type=Path, nargs="+")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each batch")
     parser.add_argument("--block", type=int)
+    parser.add_argument("--step", action="store_true", help="wait for a line after each batch")
     parser.add_argument("--limit", type=int, help="no file may become larger than this")
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--hold", action="store_true", help="wait for a line after the first batch")
@@ -38,7 +39,7 @@ def main() -> None:
     def told(pair: RowPair) -> None:
         nonlocal held
         print(pair.light_curve["integration"][-1].as_py(), flush=True)
-        if options.hold and not held:
+        if options.step or (options.hold and not held):
             held = True
             sys.stdin.readline()
         time.sleep(options.pause)

@@ -55,25 +55,33 @@ def test_another_process_sees_rows_in_order_never_partial(
     long: tuple[SimulatedExposure, list[Path]], finished: Path, tmp_path: Path, spawn: Spawn
 ) -> None:
     out = tmp_path / "lc.arrow"
-    run = spawn(*arguments(long, out, "--pause", 0.06))
+    # goes on when what is there has been seen
+    run = spawn(*arguments(long, out, "--step"), stdin=subprocess.PIPE)
+    assert run.stdin is not None
     tails = [Tail(out), Tail(spectra_path(out))]
     seen: list[list[pa.RecordBatch]] = [[], []]
     while_growing = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
+    told = 0
     while not all(tail.finished for tail in tails):
         assert time.monotonic() < deadline
         assert run.poll() in (None, 0), run.communicate()
         for tail, batches in zip(tails, seen, strict=True):
             new = tail.poll()
-            while_growing += bool(new) and run.poll() is None
+            while_growing += bool(new)
             last = batches[-1]["integration"][-1].as_py() if batches else 0
             for batch in new:
                 numbers = batch["integration"].to_pylist()
                 assert numbers == list(range(last + 1, last + 1 + len(numbers)))
                 last = numbers[-1]
             batches += new
+        reached = min((batches[-1]["integration"][-1].as_py() if batches else 0) for batches in seen)
+        if reached > told:
+            told = reached
+            run.stdin.write("\n")
+            run.stdin.flush()
         time.sleep(0.01)
-    assert run.wait(30) == 0
+    assert run.wait(60) == 0
     assert while_growing >= 8
     lc = tsostream.open(finished)
     assert lc.spectra is not None
@@ -93,10 +101,14 @@ def test_kill_9_keeps_every_committed_row(
     reached = []
     for attempt in range(5):
         out = tmp_path / f"{attempt}.arrow"
-        run = spawn(*arguments(long, out, "--pause", 0.02))
+        run = spawn(*arguments(long, out, "--step"), stdin=subprocess.PIPE)
         assert run.stdout is not None
+        assert run.stdin is not None
         for _ in range(dice.randint(1, 6)):
             told = run.stdout.readline()
+            run.stdin.write("\n")
+            run.stdin.flush()
+        # it is killed on the way to the next batch, or when it waits behind it
         time.sleep(dice.uniform(0, 0.03))
         run.send_signal(signal.SIGKILL)
         lines = [told, *run.communicate()[0].splitlines()]

@@ -61,7 +61,7 @@ def test_random_corruptions(simulated: Simulated, tmp_path: Path) -> None:
     for seed in range(200):
         victim.write_bytes(damage(whole, headers, np.random.default_rng(seed)))
         out = tmp_path / "lc.arrow"
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             reduce(exposure, out, [exposure.segments[0], victim], overwrite=True)
         except InputError:
@@ -72,7 +72,7 @@ def test_random_corruptions(simulated: Simulated, tmp_path: Path) -> None:
             outcomes["rows"] += 1
             rows = light_curve(out)
             np.testing.assert_array_equal(rows["integration"], np.arange(1, len(rows["integration"]) + 1))
-        assert time.perf_counter() - began < 30, seed
+        assert time.process_time() - began < 30, seed
     assert outcomes["rows"] > 50, outcomes
     assert outcomes["refused"] > 50, outcomes
 

@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--limit", type=int, help="no file may become larger than this")
     parser.add_argument("--hold", action="store_true", help="wait for a line before the end")
+    parser.add_argument("--step", action="store_true", help="wait for a line before each batch")
     parser.add_argument("--user", type=int, help="become this user first")
     options = parser.parse_args()
     if options.limit:
@@ -58,6 +59,8 @@ def run(options):
     with output:
         print("begin", number, flush=True)
         while number <= options.last:
+            if options.step:
+                sys.stdin.readline()
             count = min(options.rows, options.last + 1 - number)
             output.commit(*batches(number, count, n_wave=options.wave))
             number += count

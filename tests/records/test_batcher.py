@@ -33,36 +33,43 @@ def sizes(pairs):
 
 def test_a_batch_closes_at_64_rows():
     collected = batcher()
-    assert collected.push(measurement(1, 63)) == []
+    collected.push(measurement(1, 1))
+    assert collected.push(measurement(2, 63)) == []
     assert collected.pending_rows == 63
-    (pair,) = collected.push(measurement(64, 1))
+    (pair,) = collected.push(measurement(65, 1))
     assert sizes([pair]) == [64]
-    assert pair.last_integration == 64
+    assert pair.last_integration == 65
     assert collected.due() is None
-    assert sizes(collected.push(measurement(65, 200))) == [64, 64, 64]
+    assert sizes(collected.push(measurement(66, 200))) == [64, 64, 64]
     assert sizes(collected.flush()) == [8]
     assert collected.flush() == []
 
 
-def test_a_batch_closes_after_a_quarter_second():
+def test_a_batch_closes_a_quarter_second_after_the_one_before():
+    """So rows that come after a silence, the first one too, do not wait for others."""
     clock = Clock()
     collected = batcher(clock)
     assert collected.due() is None
-    assert collected.push(measurement(1, 1)) == []
-    assert collected.due() == 0.25
-    clock.now += 0.2
-    assert collected.push(measurement(2, 1)) == []  # the clock began with the first row
+    assert sizes(collected.push(measurement(1, 1))) == [1]
+    clock.now += 0.1
+    assert collected.push(measurement(2, 1)) == []
+    assert collected.due() == pytest.approx(0.15)
+    clock.now += 0.1
+    assert collected.push(measurement(3, 1)) == []
     assert collected.due() == pytest.approx(0.05)
     clock.now += 0.1
     assert collected.due() == 0
-    assert sizes(collected.push(measurement(3, 1))) == [3]
+    assert sizes(collected.push(measurement(4, 1))) == [3]
     assert collected.due() is None
+    clock.now += 60.0
+    assert sizes(collected.push(measurement(5, 2))) == [2]
 
 
 def test_the_idle_timer_flushes_what_waits():
     clock = Clock()
     collected = batcher(clock)
-    collected.push(measurement(1, 2))
+    collected.push(measurement(1, 1))
+    assert collected.push(measurement(2, 2)) == []
     clock.now += collected.due()
     assert collected.due() == 0
     assert sizes(collected.flush()) == [2]
@@ -111,8 +118,7 @@ def test_whatever_the_blocks_the_rows_are_the_same(blocks, n_keys, max_rows, pau
     whole = Batcher(
         exposure_id=EXPOSURE, detector=DETECTOR, lc_schema=lc, spectra_schema=spectra, max_rows=10**6
     )
-    whole.push(measurement(1, first - 1, keys=keys))
-    expected = whole.flush()
+    expected = [*whole.push(measurement(1, first - 1, keys=keys)), *whole.flush()]
     for index, schema in enumerate((lc, spectra)):
         one = pa.Table.from_batches([pair[index] for pair in pairs], schema=schema).combine_chunks()
         other = pa.Table.from_batches([pair[index] for pair in expected], schema=schema).combine_chunks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class RowPair(NamedTuple):
 
 
 class Batcher:
-    """Collects rows; a batch closes at ``max_rows`` rows or after ``max_seconds``, whichever comes first.
+    """Collects rows; a batch closes at ``max_rows`` rows or ``max_seconds`` after the one before.
 
     Batches hold whole integrations, so the journal can name the last one; an integration with more than
     ``max_rows`` keys is a batch of its own. Never holds more than ``max_rows`` rows.
@@ -50,8 +51,8 @@ class Batcher:
     max_rows
         Rows of a full batch.
     max_seconds
-        How long the first row of a batch may wait. Nothing happens by itself: sleep `due` seconds at most,
-        then call `flush`.
+        How soon a batch may follow the one before; rows that come later than that after it go at once. Nothing happens
+        by itself: sleep `due` seconds at most, then call `flush`.
     clock
         Seconds, monotonic.
 
@@ -91,7 +92,7 @@ class Batcher:
         self._clock = clock
         self._pending: list[RowPair] = []
         self._pending_rows = 0
-        self._oldest = 0.0
+        self._closed = -math.inf
         self._last: int | None = None
 
     @property
@@ -135,6 +136,7 @@ class Batcher:
             return []
         parts = zip(*self._pending, strict=True)
         self._pending, self._pending_rows = [], 0
+        self._closed = self._clock()
         # a table is there in all rows or in none
         return [RowPair(*(None if one[0] is None else _join(list(one)) for one in parts))]
 
@@ -142,7 +144,7 @@ class Batcher:
         """Seconds until the waiting rows must go out; 0 when they must go now, None when none wait."""
         if not self._pending:
             return None
-        return max(0.0, self._oldest + self._max_seconds - self._clock())
+        return max(0.0, self._closed + self._max_seconds - self._clock())
 
     def _take(self, measurement: Measurement) -> None:
         pair = RowPair(
@@ -162,8 +164,6 @@ class Batcher:
                 bins_schema=self._bins_schema,
             )
             pair = pair._replace(bins=bins)
-        if not self._pending:
-            self._oldest = self._clock()
         self._pending.append(pair)
         self._pending_rows += pair.light_curve.num_rows
         self._last = measurement.first + measurement.count - 1

@@ -34,6 +34,19 @@ def slice_rate(rate: Rate, start: int, stop: int) -> Rate:
     )
 
 
+def copy_rate(rate: Rate) -> Rate:
+    """Make a block with arrays of its own."""
+    return replace(
+        rate,
+        data=rate.data.copy(),
+        err=rate.err.copy(),
+        var_poisson=rate.var_poisson.copy(),
+        var_rnoise=rate.var_rnoise.copy(),
+        dq=rate.dq.copy(),
+        var_flat=None if rate.var_flat is None else rate.var_flat.copy(),
+    )
+
+
 def ring_bytes(capacity: int, frame: int) -> int:
     """Bytes of a ring [integration slots, pixels of a frame]."""
     return capacity * frame * 4

@@ -40,7 +40,7 @@ from tsostream.operators.fused import fuse
 from tsostream.operators.memory import Carry, memories_of
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile, TilePlan, empty_rate, make_scratch, plan_tile, run_passes
-from tsostream.operators.window import Ring, slice_rate
+from tsostream.operators.window import Ring, copy_rate, slice_rate
 from tsostream.records import Quality
 from tsostream.run.config import Config
 from tsostream.run.slopes import SlopeSteps, image_steps, slope_steps, wanted_references
@@ -417,6 +417,11 @@ class Chain:
                     at.step, began = self.window.name, time.thread_time()
                     ring.put(rate)
                     self._clock(at.step, began)
+                    if rate.data.size < lent.rate.data.size:
+                        # many blocks wait: not with the rows that were cut off
+                        rate, whole = copy_rate(rate), lent
+                        lent = Lent(rate)
+                        whole.release()
             except BaseException:
                 if lent is not None:
                     lent.release()

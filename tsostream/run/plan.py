@@ -180,7 +180,8 @@ def _size(
     if window is not None and not window.skipped:
         before, after = window.before, window.after
         waiting = frames_waiting(after, length, workers) - in_flight * length
-        held = max(waiting, 0) * (rate // length)
+        kept = int(np.prod(window.info.frame_shape))
+        held = max(waiting, 0) * (rate // length * min(kept, frame) // frame)
         held += ring_bytes(
             ring_capacity(before, after, length, workers), int(np.prod(window.info.frame_shape))
         )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsostream.operators import ranks
+from tsostream.operators.sorting import comparators
 from tsostream.testing.naive.flicker import clip_statistics, median_lines, order
 
 
@@ -62,3 +63,16 @@ def test_medians_of_lines_agree_with_their_twin(seed: int, along_x: bool, channe
 def test_median_by_selection(seed: int, count: int, levels: int) -> None:
     values = np.random.default_rng(seed).integers(0, levels, count).astype(np.float32)
     assert ranks.middle_value(values.copy(), count) == np.median(values)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1), ny=st.sampled_from([1, 2, 5, 32]), nx=st.sampled_from([1, 63, 64, 150])
+)
+def test_columns_side_by_side_agree_with_their_twin(seed: int, ny: int, nx: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, good = rng.normal(0, 9, (ny, nx)).astype(np.float32), rng.random((ny, nx)) < rng.random()
+    image[~good & (rng.random((ny, nx)) < 0.2)] = np.nan
+    expected = median_lines(image, good, along_x=False, channels=1)
+    ranks.middle_of_columns(image, good, np.full((ny, 64), np.nan, np.float32), comparators(ny))
+    np.testing.assert_array_equal(image, expected)

@@ -25,6 +25,7 @@ from tsostream.operators.flicker_background import SmoothBackground, need_photut
 from tsostream.operators.flicker_mask import check_user_mask, outside_science, scene_mask
 from tsostream.operators.flicker_waves import wave_tables
 from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import comparators
 from tsostream.operators.tile import Tile
 
 __all__ = ["CleanFlickerNoise", "add_scene", "draft_slopes", "scene_level"]
@@ -35,6 +36,8 @@ BRIGHT = 1024
 FFT_MODES = ("NRS_MSASPEC", "NRS_IFU", "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
 #: side of a whole near-infrared detector, and its outputs
 WHOLE, OUTPUTS = 2048, 4
+#: columns up to this length are sorted side by side
+SHORT = 256
 
 
 @kernel
@@ -216,9 +219,12 @@ class CleanFlickerNoise(Operator):
                 )
                 raise ConfigError(Problem(what, todo="use median", code="unsupported"))
             waves = wave_tables(info)
+        channels = OUTPUTS if outputs and length == WHOLE else 1
+        short = not along_x and channels == 1 and waves is None and info.ny <= SHORT
         return Cleaner(
             along_x=along_x,
-            channels=OUTPUTS if outputs and length == WHOLE else 1,
+            channels=channels,
+            pairs=comparators(info.ny if short else 0),
             flat=self.flat(info, references),
             subtract_level=self.background_method == "median",
             n_sigma=float(self.n_sigma),

@@ -10,7 +10,7 @@ means and widths of stretches follow from running sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tsostream.operators.jit import kernel
 from tsostream.operators.ranks import (
     clipped_stretch,
     half_width,
+    middle_of_columns,
     middle_of_lines,
     sort_values,
     sums_of_squares,
@@ -31,6 +32,8 @@ __all__ = ["SIGMA", "Cleaner", "Work", "add_up", "clip_limits", "difference", "s
 UNUSABLE = np.uint8(dq.DO_NOT_USE | dq.JUMP_DET)
 #: limit of the clips that find the level and width of the background [sigma]
 SIGMA = 3.0
+#: columns that are sorted side by side
+LANES = 64
 
 
 @kernel
@@ -250,6 +253,8 @@ class Work:
         Running sums of them.
     waves
         Those of `tsostream.operators.flicker_waves.subtract_waves`; empty where no waves are fitted.
+    lanes : float32 [y, lane]
+        Columns that are sorted side by side; None where lines are not.
     """
 
     before: np.ndarray
@@ -260,6 +265,7 @@ class Work:
     sums: np.ndarray
     squares: np.ndarray
     waves: tuple[np.ndarray, ...] = ()
+    lanes: np.ndarray | None = None
 
     @property
     def sorting(self) -> tuple[np.ndarray, ...]:
@@ -288,6 +294,8 @@ class Cleaner:
         (background_method ``model``).
     flat : float32 [y, x]
         What the difference is divided by before it is judged.
+    pairs : int32 [comparator, 2]
+        Comparators that sort a column, where the lines are short columns; else empty.
     """
 
     along_x: bool
@@ -297,6 +305,7 @@ class Cleaner:
     n_sigma: float = 2.0
     waves: WaveTables | None = None
     model: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int32))
 
     def clean(
         self,
@@ -391,17 +400,22 @@ class Cleaner:
     def _take_noise(self, work: Work) -> bool:
         if self.waves is not None:
             return bool(subtract_waves(work.image, work.good, *self.waves.arguments(), *work.waves))
-        middle_of_lines(work.image, work.good, self.along_x, self.channels, work.work)
+        if work.lanes is not None:
+            middle_of_columns(work.image, work.good, work.lanes, self.pairs)
+        else:
+            middle_of_lines(work.image, work.good, self.along_x, self.channels, work.work)
         return True
 
     def scratch(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Name -> shape and type of the working arrays of one integration."""
         plane, size = self.flat.shape, self.flat.size
-        shapes = {
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "before": (plane, np.float32), "image": (plane, np.float32), "good": (plane, np.bool_),
             "work": ((size,), np.float32), "spare": ((size,), np.float32),
             "sums": ((size + 1,), np.float64), "squares": ((size + 1,), np.float64),
         }  # fmt: skip
+        if len(self.pairs):
+            shapes["lanes"] = ((plane[0], LANES), np.float32)
         arrays = {f"clean_flicker_noise.{name}": shape for name, shape in shapes.items()}
         return arrays if self.waves is None else arrays | wave_scratch(plane, self.waves.most)
 
@@ -413,4 +427,5 @@ class Cleaner:
         if self.waves is not None:
             waves = tuple(scratch[f"clean_flicker_noise.wave_{name}"][i] for name in WAVE_SCRATCH)
         before, image, good, values, spare, sums, squares = own
-        return Work(before, image, good, values, spare, sums, squares, waves)
+        lanes = scratch["clean_flicker_noise.lanes"][i] if len(self.pairs) else None
+        return Work(before, image, good, values, spare, sums, squares, waves, lanes)

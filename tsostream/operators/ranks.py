@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tsostream.operators.jit import kernel
+from tsostream.operators.sorting import sort_lanes
 
 __all__ = [
     "clipped_stretch",
     "half_width",
+    "middle_of_columns",
     "middle_of_lines",
     "middle_value",
     "sort_values",
@@ -281,3 +283,45 @@ def middle_of_lines(image, good, along_x, channels, work):
             for k in range(channel * part, (channel + 1) * part):
                 y, x = (line, k) if along_x else (k, line)
                 image[y, x] -= level
+
+
+@kernel
+def middle_of_columns(image, good, lanes, pairs):
+    """Subtract from each column the median of its good pixels, if it has any: `middle_of_lines`, columns side by side.
+
+    Parameters
+    ----------
+    image : float32 [y, x]
+        Changed in place.
+    good : bool [y, x]
+        Pixels that count; finite.
+    lanes : float32 [y, lane]
+        Working array.
+    pairs : int32 [comparator, 2]
+        Of `tsostream.operators.sorting.comparators` for so many rows.
+    """
+    ny, nx = image.shape
+    width = lanes.shape[1]
+    counts, levels = np.empty(width, np.int64), np.empty(width, np.float32)
+    for start in range(0, nx, width):
+        count = min(width, nx - start)
+        counts[:] = 0
+        for y in range(ny):
+            for k in range(count):
+                keep = good[y, start + k]
+                # what does not count comes last
+                lanes[y, k] = image[y, start + k] if keep else np.float32(np.inf)
+                counts[k] += keep
+            for k in range(count, width):
+                lanes[y, k] = 0
+        sort_lanes(lanes, pairs)
+        for k in range(count):
+            half = counts[k] // 2
+            levels[k] = 0
+            if counts[k] % 2:
+                levels[k] = lanes[half, k]
+            elif counts[k] > 0:
+                levels[k] = np.float32(0.5) * (lanes[half - 1, k] + lanes[half, k])
+        for y in range(ny):
+            for k in range(count):
+                image[y, start + k] -= levels[k]

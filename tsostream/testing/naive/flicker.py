@@ -159,6 +159,7 @@ FLICKER_TWINS: dict[str, Callable[..., Any]] = {
     "ranks.half_width": clip_background,
     "ranks.middle_value": median_lines,
     "ranks.middle_of_lines": median_lines,
+    "ranks.middle_of_columns": median_lines,
     "flicker.clip_limits": clip_background,
     "flicker.difference": clean_integration,
     "flicker._gather": clip_background,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tsostream.references.headers import read_asdf_tree
 
-__all__ = ["read_emicorr", "read_extract1d", "read_wavelengthrange"]
+__all__ = ["read_emicorr", "read_extract1d", "read_wavelengthrange", "write_emicorr"]
 
 Contents = tuple[dict[str, npt.NDArray], dict[str, Any]]
 
@@ -93,6 +93,32 @@ def read_emicorr(path: Path) -> Contents:
             raise ValueError(f"its wave {name} has no frequency, or no amplitudes of its phases")
         wave["phase_amplitudes"] = values
     return {}, tree
+
+
+def write_emicorr(path: Path, waves: Mapping[str, tuple[float, np.ndarray]], case: Mapping[str, Any]) -> None:
+    """Write waves that were found on the fly as an EMICORR reference.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    waves
+        Name -> frequency [Hz] and amplitudes over one period.
+    case
+        Subarray -> its clocks and the names of its waves.
+    """
+    import asdf
+
+    frequencies = {
+        name: {"frequency": frequency, "phase_amplitudes": np.asarray(shape)}
+        for name, (frequency, shape) in waves.items()
+    }
+    meta = {
+        "reftype": "emicorr", "author": "tsostream", "description": "EMI correction file, found on the fly",
+        "pedigree": "GROUND", "useafter": "2000-01-01T00:00:00", "instrument": {"name": "MIRI"},
+    }  # fmt: skip
+    tree = {"meta": meta, "frequencies": frequencies, "subarray_cases": dict(case)}
+    asdf.AsdfFile(tree).write_to(path)
 
 
 def _plain(node: Any) -> Any:

@@ -130,6 +130,9 @@ def choose(
     )
     if config is None or overrides is None or (entry is not None and locked is None):
         return None
+    waves = getattr(config.operator("emicorr"), "user_supplied_reffile", None)
+    if waves and "emicorr" not in overrides:
+        overrides = {**overrides, "emicorr": Path(waves).expanduser()}
     wanted = {one.name: one.wants(info)[0] for one in config.operators}
     optional = {name for one in config.operators for name in one.wants(info)[1]}
     names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))

@@ -66,8 +66,8 @@ def product_specs(prepared: Prepared, files: Sequence[Planned], chain: Chain) ->
             continue
         ramp = one.kind == "ramp"
         # the product named ramp holds what the fit is given; a step's result is of that step
-        step = one.step or (last_ramp if ramp else "")
-        reach = one.step or ("ramp_fit" if ramp else "")
+        step = one.step.partition(".")[0] or (last_ramp if ramp else "")
+        reach = step if one.step else ("ramp_fit" if ramp else "")
         names, hashes = _references_of(
             prepared, {done.name for done in steps if not done.skipped} & {*_until(steps, step)}
         )
@@ -79,7 +79,7 @@ def product_specs(prepared: Prepared, files: Sequence[Planned], chain: Chain) ->
                 first=one.first,
                 count=one.count,
                 shape=(info.ngroups, *info.frame_shape) if ramp else info.frame_shape,
-                step=step,
+                step=one.step or step,
                 unit="DN" if ramp else "DN/s",
                 keywords=keywords,
                 sections={

@@ -18,6 +18,7 @@ from typing import Any, Final, get_args
 from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
 from tsostream.files import Exposure
 from tsostream.operators.catalog import MIRI_RAMPS, NIR_RAMPS
+from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.run.config import Config
 from tsostream.run.measured_plan import measured_bytes, product_name, wrong_measured
 from tsostream.run.order import step_order
@@ -47,7 +48,13 @@ __all__ = [
 
 PRODUCTS: Final[tuple[str, ...]] = get_args(ProductKind)
 #: steps whose results the official pipeline saves under another suffix than their name
-_SUFFIX: Final = {"ramp_fit": "1_ramp_fit", "gain_scale": "gain_scaleints"}
+_SUFFIX: Final = {
+    "ramp_fit": "1_ramp_fit",
+    "gain_scale": "gain_scaleints",
+    "clean_flicker_noise.mask": "mask",
+    "clean_flicker_noise.background": "flicker_bkg",
+    "clean_flicker_noise.noise": "flicker_noise",
+}
 SLOPES: Final = ("ramp_fit", "gain_scale")
 
 
@@ -146,7 +153,8 @@ def plan_products(
         cannot be written, a disk too small.
     """
     asked, steps = split_names(request.products), split_names(request.save_steps)
-    if not asked and not steps and not request.save_ints:
+    kept = kept_results(config, exposure)
+    if not asked and not steps and not kept and not request.save_ints:
         return None
     kinds = [name for name in asked if name not in EXPOSURE_PRODUCTS]
     whole = [name for name in EXPOSURE_PRODUCTS if name in asked]
@@ -171,7 +179,9 @@ def plan_products(
         )
         for kind in whole
     )  # fmt: skip
-    plan = ProductPlan(directory, tuple(_files(exposure, directory, kinds, steps, span)), 0, measured)
+    plan = ProductPlan(
+        directory, tuple(_files(exposure, directory, kinds, [*steps, *kept], span)), 0, measured
+    )
     # whose files they are, a run that goes on knows when its journal is open
     problems = _wrong_files(plan, exposure, overwrite=request.overwrite or request.resume)
     if not problems:
@@ -314,7 +324,9 @@ def _files(
 
 
 def step_kind(step: str) -> ProductKind:
-    """Tell what kind of file holds a step's result."""
+    """Tell what kind of file holds a step's result, or what it keeps besides (``step.name``)."""
+    if "." in step:
+        return "rateints" if step.endswith(".mask") else "ramp"
     if step in SLOPES:
         return "rateints"
     return "ramp" if step in (*MIRI_RAMPS, *NIR_RAMPS) else "calints"
@@ -362,7 +374,16 @@ def product_memory(plan: ProductPlan | None, frame: int, workers: int, length: i
     return workers * CHUNK_BYTES + (sums_bytes(frame, (workers + 1) * length) if mean else 0)
 
 
-def plan_segment(request: Request, exposure: Exposure, directory: Path) -> list[Planned]:
+def kept_results(config: Config, exposure: Exposure) -> list[str]:
+    """List what clean_flicker_noise keeps besides its result, as ``step.name`` of its working arrays."""
+    step = config.operator(CleanFlickerNoise.name)
+    if not isinstance(step, CleanFlickerNoise) or not exposure.info.is_ramp or step.unsuited(exposure.info):
+        return []
+    wanted = {"mask": step.save_mask, "background": step.save_background, "noise": step.save_noise}
+    return [f"{step.name}.{name}" for name, on in wanted.items() if on]
+
+
+def plan_segment(request: Request, exposure: Exposure, directory: Path, config: Config) -> list[Planned]:
     """Plan the products of a segment that came while the run went on.
 
     Parameters
@@ -373,7 +394,10 @@ def plan_segment(request: Request, exposure: Exposure, directory: Path) -> list[
         With that segment alone.
     directory
         Where products go.
+    config
+        Steps and parameters.
     """
     kinds = [name for name in split_names(request.products) if name not in EXPOSURE_PRODUCTS]
     steps = split_names(request.save_steps)
-    return list(_files(exposure, directory, kinds, steps, _span(request.save_ints, exposure, steps, [])))
+    span = _span(request.save_ints, exposure, steps, [])
+    return list(_files(exposure, directory, kinds, [*steps, *kept_results(config, exposure)], span))

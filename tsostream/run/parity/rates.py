@@ -6,16 +6,21 @@ import logging
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from tsostream.integration.payload import Raw
+from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.memory import Carry
 from tsostream.operators.tile import plan_tile
+from tsostream.references.small_files import write_emicorr
 from tsostream.run.chain import Lent, RateChain
 from tsostream.run.observer import Observer
 from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
 from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
 from tsostream.run.prepared import Prepared
+from tsostream.run.product_plan import product_path
 
 __all__ = ["ParityRates", "parity_rates"]
 
@@ -40,6 +45,23 @@ class ParityRates(RateChain):
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
         part = slice(raw.first - store.first, raw.first - store.first + raw.count)
         return Lent(store.planes.rate(raw.first, raw.times, part))
+
+
+def save_waves(prepared: Prepared, run: SegmentRun) -> None:
+    """Write the waves emicorr found on the fly in a segment, if that is asked for."""
+    step, found = prepared.config.operator(Emicorr.name), run.steps.corrections
+    folder = prepared.request.products_dir or (prepared.out.parent if prepared.out is not None else None)
+    if not isinstance(step, Emicorr) or not step.save_intermediate_results or folder is None:
+        return
+    if found is None or not found.waves or run.steps.interference is None:
+        return
+    setting, info = run.steps.interference.setting, run.steps.info
+    speed = "SLOW" if "SLOW" in info.readpatt.upper() else "FAST"
+    names: Any = list(found.waves) if speed == "FAST" else {info.detector: list(found.waves)}
+    subarray = f"{info.subarray}_{speed}" if "FULL" in info.subarray else info.subarray
+    case = {subarray: {"rowclocks": setting.row, "frameclocks": setting.frame, "freqs": {speed: names}}}
+    path = product_path(folder, Path(run.segment.source_path), "emi_ref_waves").with_suffix(".asdf")
+    write_emicorr(path, found.waves, case)
 
 
 def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> ParityRates:
@@ -74,6 +96,7 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     began = time.perf_counter()
     for run in runs:
         stores.append(run.run())
+        save_waves(prepared, run)
         logger.info(
             "parity: %s, jumps by %s", run.segment.source_path, {"clip": "sigma clipping"}.get(
                 stores[-1].method, stores[-1].method

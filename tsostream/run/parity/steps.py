@@ -270,6 +270,11 @@ def check_parity(
     if request.save_steps or "ramp" in request.products:
         what = "--parity jwst makes rateints and rate, no --save-steps and no ramp product"
         raise ConfigError(Problem(what, todo="leave them out", code="parameter"))
+    step = config.operator(CleanFlickerNoise.name)
+    kept = [name for name in ("save_mask", "save_background", "save_noise") if getattr(step, name, False)]
+    if kept:
+        what = f"--parity jwst does not save what clean_flicker_noise keeps ({', '.join(kept)})"
+        raise ConfigError(Problem(what, todo="leave it out, or --parity", code="parameter"))
     split_steps(config, info, references, templates)
 
 

@@ -22,6 +22,9 @@ __all__ = ["Tile", "TilePlan", "empty_rate", "plan_tile", "run_alone", "run_pass
 
 #: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache [bytes]
 BAND_BYTES = 256 * 1024
+#: what the integrations of a tile should stay below together: of small frames it takes several, for calls cost more
+#: than the next level of the cache [bytes]
+TILE_BYTES = 1024 * 1024
 
 
 @dataclass
@@ -81,11 +84,13 @@ def plan_tile(info: ExposureInfo, steps: Sequence[BoundRampStep]) -> TilePlan:
     """
     row = info.ngroups * info.nx * 5
     frame = row * info.ny
-    integrations = max(1, min(64, BAND_BYTES // frame))
+    integrations = max(1, min(64, TILE_BYTES // frame))
     rows = info.ny if integrations > 1 else max(1, min(info.ny, BAND_BYTES // row))
     arrays = {name: spec for step in steps for name, spec in step.scratch.items()}
     scratch = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
-    return TilePlan(integrations, rows, integrations * (frame + scratch))
+    # a band has arrays of its own, see `tsostream.operators.banded`
+    band = row * rows if rows < info.ny else 0
+    return TilePlan(integrations, rows, integrations * (frame + scratch + band))
 
 
 def run_passes(

@@ -22,6 +22,9 @@ __all__ = [
 SNR_LIMITS = np.array([5.0, 10.0, 20.0, 50.0, 100.0])
 POWERS = np.array([0.0, 0.4, 1.0, 3.0, 6.0, 10.0])
 
+#: neighbouring pixels whose weights are looked at together
+STRETCH = 128
+
 DNU = np.uint8(dq.DO_NOT_USE)
 SAT = np.uint8(dq.SATURATED)
 JUMP = np.uint8(dq.JUMP_DET)
@@ -229,37 +232,41 @@ def _collect_flags(groupdq, i, y, first, last, seen):
 def _rise_of_row(data, i, y, first, last, classes, tables, rise):
     """Rise per group of the ramps of a row [DN], without regard to flags.
 
-    Relative to the first group, so that float32 keeps the full precision of the rise.
+    Relative to the first group, so that float32 keeps the full precision of the rise. Neighbours mostly have the same
+    weights: a stretch of the row at a time needs no choice.
     """
     n, nx = last - first, rise.size
     place = n * (n - 1) // 2
-    start = data[i, first, y]
-    low, high = 5, 0
-    for x in range(nx):
-        rise[x] = 0.0
-        low = min(low, classes[x])
-        high = max(high, classes[x])
-    for k in range(1, n):
-        row = data[i, first + k, y]
-        w0, w1 = np.float32(tables[0, place + k]), np.float32(tables[1, place + k])
-        w2, w3 = np.float32(tables[2, place + k]), np.float32(tables[3, place + k])
-        w4, w5 = np.float32(tables[4, place + k]), np.float32(tables[5, place + k])
-        if low == high:
-            weight = np.float32(tables[low, place + k])
-            for x in range(nx):
-                rise[x] += weight * (row[x] - start[x])
-            continue
-        if high - low == 1:
-            fainter, brighter = np.float32(tables[low, place + k]), np.float32(tables[high, place + k])
-            for x in range(nx):
-                rise[x] += (fainter if classes[x] == low else brighter) * (row[x] - start[x])
-            continue
-        # selections rather than a look-up, which would be one load a sample
-        for x in range(nx):
-            c = classes[x]
-            below = w0 if c == 0 else (w1 if c == 1 else w2)
-            above = w3 if c == 3 else (w4 if c == 4 else w5)
-            rise[x] += (below if c < 3 else above) * (row[x] - start[x])
+    for begin in range(0, nx, STRETCH):
+        stop = min(begin + STRETCH, nx)
+        some, total = classes[begin:stop], rise[begin:stop]
+        start = data[i, first, y, begin:stop]
+        low, high = 5, 0
+        for x in range(some.size):
+            total[x] = 0.0
+            low = min(low, some[x])
+            high = max(high, some[x])
+        for k in range(1, n):
+            row = data[i, first + k, y, begin:stop]
+            if low == high:
+                weight = np.float32(tables[low, place + k])
+                for x in range(total.size):
+                    total[x] += weight * (row[x] - start[x])
+                continue
+            if high - low == 1:
+                fainter, brighter = np.float32(tables[low, place + k]), np.float32(tables[high, place + k])
+                for x in range(total.size):
+                    total[x] += (fainter if some[x] == low else brighter) * (row[x] - start[x])
+                continue
+            w0, w1 = np.float32(tables[0, place + k]), np.float32(tables[1, place + k])
+            w2, w3 = np.float32(tables[2, place + k]), np.float32(tables[3, place + k])
+            w4, w5 = np.float32(tables[4, place + k]), np.float32(tables[5, place + k])
+            # selections rather than a look-up, which would be one load a sample
+            for x in range(total.size):
+                c = some[x]
+                below = w0 if c == 0 else (w1 if c == 1 else w2)
+                above = w3 if c == 3 else (w4 if c == 4 else w5)
+                total[x] += (below if c < 3 else above) * (row[x] - start[x])
 
 
 @kernel

@@ -190,6 +190,14 @@ class Extract1d(Operator):
     soss_threshold, soss_n_os, soss_rtol, soss_max_grid_size, soss_tikfac
         As in the official step: least share of a pixel that counts as contaminated, points per pixel, relative error
         of integrals and largest size of the wavelength grid, and the regularisation (not set: found on the template).
+    soss_wave_grid_in, soss_wave_grid_out
+        Files of the wavelength grid of the joint fit, in the layout of the official SossWaveGridModel: read instead of
+        finding one, and written.
+    soss_estimate
+        File of a spectrum (EXTRACT1D table, one row for each point) that the grid is refined for and the search for
+        the regularisation starts from; not set: estimated on the template.
+    soss_modelname
+        Official: file of the model images of all integrations. Refused: they are not kept.
     """
 
     name: ClassVar[str] = "extract_1d"
@@ -233,6 +241,10 @@ class Extract1d(Operator):
     soss_rtol: Annotated[float, msgspec.Meta(gt=0)] = 1e-4
     soss_max_grid_size: Annotated[int, msgspec.Meta(gt=0)] = 20000
     soss_tikfac: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    soss_wave_grid_in: str | None = None
+    soss_wave_grid_out: str | None = None
+    soss_estimate: str | None = None
+    soss_modelname: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,6 +252,11 @@ class Extract1d(Operator):
             raise _refusal(
                 f"extract_1d.trace_coeffs = {self.trace_coeffs} is not a polynomial",
                 "give its coefficients, constant term first, for example [15.5, 0.001]",
+            )
+        if self.soss_modelname is not None:
+            raise _refusal(
+                f"extract_1d.soss_modelname = {self.soss_modelname!r}: model images are not written",
+                "leave it out; the spectra, the factor and the grid (soss_wave_grid_out) are",
             )
         for name, values in (("extraction_type", self.methods), ("extract_width", self.widths)):
             if not values or len(set(values)) < len(values):

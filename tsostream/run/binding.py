@@ -37,6 +37,7 @@ from tsostream.run.ready import Ready
 from tsostream.run.scout import Scout
 from tsostream.run.setup import takes_overlap_out
 from tsostream.run.slopes import SlopeSteps, is_news
+from tsostream.run.soss_files import write_grid
 from tsostream.run.templates import find_scout
 
 __all__ = ["ready_to_stream"]
@@ -136,6 +137,8 @@ def _bind_measuring(run: _Bound) -> Any:
     if (place := source_place(prepared, slopes.info)) is not None:
         run.templates["source_location"] = place
     (measuring,) = prepared.bind_measurement(slopes, run.templates, MEASURING)
+    if note := write_grid(prepared, measuring):
+        notes.append(note)
     for note in dict.fromkeys([*notes, *getattr(measuring, "notes", ())]):
         if note not in prepared.notes:
             run.observer.message(note)

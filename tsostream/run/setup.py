@@ -42,6 +42,7 @@ from tsostream.run.request import Request
 from tsostream.run.resume import check_output, check_same_run
 from tsostream.run.scout import parse_scout
 from tsostream.run.slopes import bind_slopes, is_news
+from tsostream.run.soss_files import grid_problems, soss_templates
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 from tsostream.sinks import open_output
 
@@ -201,6 +202,9 @@ def prepare(
         collect(lambda: photometry.checked_position(info))
     products = collect(lambda: plan_products(request, exposure, out, config))
     background: dict[str, Any] = collect(lambda: mean_background(request, config, exposure)) or {}
+    if info.exp_type == "NIS_SOSS":
+        background |= collect(lambda: soss_templates(config)) or {}
+        problems += grid_problems(request, config)
     told: dict[str, Any] = {"slit": dict(waves.facts or {})}
     told |= collect(lambda: user_mask(config)) or {}
     if problems or scout is None or loaded is None:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import UnivariateSpline
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration.payload import Measurement, Rate
@@ -109,6 +110,11 @@ class BoundSoss:
         """Weight of each pixel in the columns' sums of every series, float64 [cross, disp] each."""
         return tuple(one.sum_weights for one in self.series)
 
+    @property
+    def wave_grid(self) -> np.ndarray | None:
+        """Wavelengths at which the spectrum of the overlap is solved for, float64 [point]."""
+        return None if self.separation is None else self.separation.grid
+
     def describe(self) -> list[dict[str, Any]]:
         """Say what the keys mean."""
         modelled = self.separation.orders if self.separation is not None else ()
@@ -143,6 +149,7 @@ def soss_orders(step: Any, info: Any) -> tuple[int, ...]:
 def overlap_settings(step: Any, binding: Binding) -> OverlapSettings:
     """Collect the parameters of the overlap."""
     keys = binding.references["pastasoss"].keywords
+    estimate = binding.templates.get("soss_estimate")
     return OverlapSettings(
         threshold=step.soss_threshold,
         n_os=step.soss_n_os,
@@ -152,6 +159,8 @@ def overlap_settings(step: Any, binding: Binding) -> OverlapSettings:
         limits=(keys["ORDER2_LOW"], keys["ORDER2_HIGH"]),
         singles=binding.info.subarray != "SUBSTRIP96",
         smoothing=SMOOTHING if step.scope == "streaming" else 0.0,
+        grid=binding.templates.get("soss_grid"),
+        estimate=None if estimate is None else UnivariateSpline(estimate[0], estimate[1], k=3, s=0, ext=0),
         official=step.scope == "segment",
     )
 

@@ -113,6 +113,12 @@ class BoundOfficialSoss:
         """Weight of each pixel in the sums of every order."""
         return tuple(self.boxes[order] for order in self.orders)
 
+    @property
+    def wave_grid(self) -> np.ndarray | None:
+        """Wavelengths at which the spectrum of the overlap is solved for in the last file, float64 [point]."""
+        overlap = self.calibrations[-1].overlap
+        return None if overlap is None else overlap.grid
+
     def describe(self) -> list[dict[str, Any]]:
         """Say what the keys mean, and how each file was regularised."""
         factors = [None if one.overlap is None else one.overlap.factor for one in self.calibrations]

@@ -118,10 +118,12 @@ class BoundSoss:
     def describe(self) -> list[dict[str, Any]]:
         """Say what the keys mean."""
         modelled = self.separation.orders if self.separation is not None else ()
+        factor = None if self.separation is None else self.separation.factor
         return [
-            {"order": order, **one.describe(), "overlap": "modelled" if order in modelled else "not modelled"}
+            {"order": order, **one.describe(), "overlap": "modelled" if order in modelled else "not modelled",
+             "tikhonov_factor": factor}
             for order, one in zip(self.orders, self.series, strict=True)
-        ]
+        ]  # fmt: skip
 
     def push(self, block: Rate) -> list[Measurement]:
         """Extract every integration of a block, all orders."""

@@ -17,7 +17,6 @@ import asdf
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.io import fits
 
 from tsostream.integration import dq
 from tsostream.testing.oracle import official_python

@@ -357,6 +357,38 @@ def test_a_machine_that_lost_power_goes_back_to_what_is_on_the_medium(
     assert differences(out, bots_rows) == []
 
 
+def test_an_interruption_followed_by_a_new_start_of_the_machine_loses_nothing(
+    bots: SimulatedExposure, bots_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, told = tmp_path / "lc.arrow", Told()
+    wanted = stopped(bots, out, at=30, products=("rateints",))
+    last = open_output(out).table["integration"][-1].as_py()
+    monkeypatch.setattr(journal, "boot_id", lambda: "another start")
+    again(wanted, told)
+    assert told.line("resumed").endswith(f"holds integrations up to {last}")
+    assert differences(out, bots_rows) == []
+
+
+def test_a_journal_that_lost_its_header_lets_the_same_run_begin_anew(
+    bots: SimulatedExposure, bots_rows: Path, tmp_path: Path
+) -> None:
+    """The table says which run it is of; another one, and a complete one, are not replaced."""
+    out = tmp_path / "lc.arrow"
+    wanted = stopped(bots, out, at=30, products=("rateints",))
+    journal_path(out).write_bytes(b"")
+    before = out.read_bytes()
+    with pytest.raises(InputError, match=r"jump\.rejection_threshold was \d\.0 and is 9.0 now"):
+        again(wanted, settings=("jump.rejection_threshold=9",))
+    assert out.read_bytes() == before
+    again(wanted)
+    assert differences(out, bots_rows) == []
+    (note,) = [one for one in open_output(out).metadata["notes"] if "has lost its header" in one]
+    assert note.endswith("the run begins anew")
+    journal_path(out).write_bytes(b"")
+    with pytest.raises(InputError, match="is complete and of an older run"):
+        again(wanted)
+
+
 def test_a_dead_lock_is_no_obstacle_and_a_living_one_is(
     bots: SimulatedExposure, bots_rows: Path, tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -10,7 +10,17 @@ from row_builders import batches, measurement, schemas
 
 from tsostream.errors import InputError, OutputExistsError, SinkError
 from tsostream.records import bins_batch, bins_schema, encode_metadata
-from tsostream.sinks import Output, bins_path, journal_path, open_output, read_journal, spectra_path
+from tsostream.sinks import (
+    Journal,
+    Output,
+    bins_path,
+    journal,
+    journal_path,
+    open_output,
+    read_journal,
+    spectra_path,
+)
+from tsostream.sinks.arrow_file import GrowingFile
 
 
 def run(out, first, last, *, size=3, status="complete", output=None):
@@ -112,6 +122,60 @@ def test_an_unfinished_run_has_footers_and_keeps_its_journal(out, status):
     header, entries = read_journal(journal_path(out))
     assert header["fingerprint"] == {"config": "a"}
     assert [entry.last_integration for entry in entries] == [3, 5]
+
+
+def record(monkeypatch, calls, *places):
+    """Let methods note that they were called."""
+    for owner, name in places:
+        method = getattr(owner, name)
+
+        def noted(self, *args, _method=method, _name=f"{owner.__name__}.{name}", **options):
+            calls.append(_name)
+            return _method(self, *args, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed"])
+def test_a_run_that_ended_properly_loses_nothing_when_the_machine_is_switched_off(out, monkeypatch, status):
+    calls = []
+    output = Output.create(out, *schemas(), fingerprint={"config": "a"})
+    output.before_sync = lambda: calls.append("products")
+    output.commit(*batches(1, 30))
+    record(monkeypatch, calls, (GrowingFile, "finish"), (GrowingFile, "sync"))
+    record(monkeypatch, calls, (Journal, "synced"), (Journal, "sync"))
+    output.finish(status)
+    tables = ["GrowingFile.sync"] * 2
+    assert calls == ["GrowingFile.finish"] * 2 + ["products", *tables, "Journal.synced", "Journal.sync"]
+    monkeypatch.setattr(journal, "boot_id", lambda: "another start")
+    output, following = Output.resume(out, *schemas(), fingerprint={"config": "a"})
+    output.abort()
+    assert following == 31
+
+
+def test_a_flush_that_fails_at_the_end_is_told_and_marks_nothing(out, monkeypatch):
+    output = Output.create(out, *schemas())
+    output.commit(*batches(1, 3))
+
+    def fails(self):
+        raise SinkError("the disk reports an error")
+
+    monkeypatch.setattr(GrowingFile, "sync", fails)
+    with pytest.raises(SinkError, match="the disk reports an error"):
+        output.finish("interrupted")
+    assert read_journal(journal_path(out))[0]["synced"] is None
+    assert numbers(out) == [1, 2, 3]
+
+
+def test_nothing_has_its_name_before_it_is_on_the_medium(out, monkeypatch):
+    """Else a power failure could leave a table whose journal does not say whose it is."""
+    calls = []
+    record(monkeypatch, calls, (GrowingFile, "sync"), (GrowingFile, "publish"))
+    record(monkeypatch, calls, (Journal, "begin"), (Journal, "sync"))
+    with Output.create(out, *schemas()) as output:
+        output.start()
+    tables = [["GrowingFile.sync"] * 2, ["GrowingFile.publish"] * 2]
+    assert calls == [*tables[0], "Journal.begin", "Journal.sync", *tables[1]]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +324,7 @@ def test_there_must_be_something_to_resume(out):
     with pytest.raises(InputError, match="has no journal: the run that wrote it is complete"):
         Output.resume(out, *schemas())
     journal_path(out).write_bytes(b"")  # a run with --overwrite was killed before it began
-    with pytest.raises(InputError, match="complete"):
+    with pytest.raises(InputError, match="its journal has no header"):
         Output.resume(out, *schemas())
     assert numbers(out) == [1, 2]
 

@@ -101,8 +101,10 @@ def _check_place(out: Path) -> None:
 def _what_is_there(out: Path) -> State:
     if journal_path(out).exists():
         header, _ = read_journal(journal_path(out))
-        if header is None and out.exists():
-            what = "is of an older run; the run to be resumed was stopped before it wrote anything"
+        if header is None and out.exists() and open_output(out).status == "complete":
+            what = (
+                "is complete and of an older run; the run to be resumed was stopped before it wrote anything"
+            )
             raise InputError(Problem(what, str(out), _RESTART, "nothing_to_resume"))
         return "unfinished"
     if not out.exists():
@@ -114,8 +116,20 @@ def _what_is_there(out: Path) -> State:
     raise InputError(Problem(what, str(out), f"put the journal back, or {_RESTART}", "nothing_to_resume"))
 
 
-def check_same_run(prepared: Prepared) -> None:
+def _lost_header(out: Path) -> bool:
+    """Whether a table is there whose journal says nothing: its first line did not survive a power failure."""
+    return out.exists() and read_journal(journal_path(out))[0] is None
+
+
+def check_same_run(prepared: Prepared) -> str:
     """Compare what is known before the scout with what the output was begun with.
+
+    Where the journal has lost that, the table itself tells what it was begun with.
+
+    Returns
+    -------
+    str
+        What is worth a note; empty when nothing is.
 
     Raises
     ------
@@ -123,7 +137,7 @@ def check_same_run(prepared: Prepared) -> None:
         With every difference: inputs, configuration, references, products, versions.
     """
     if prepared.out is None or prepared.state == "new":
-        return
+        return ""
     now = run_fingerprint(describe_prepared(prepared))
     if prepared.state == "complete":
         found = run_differences(
@@ -131,10 +145,18 @@ def check_same_run(prepared: Prepared) -> None:
         )
         if found:
             raise InputError(found)
-        return
+        return ""
+    if _lost_header(prepared.out):
+        begun = {"fingerprint": run_fingerprint(open_output(prepared.out).metadata)}
+        compare_run(prepared.out, begun, now, only=now.keys())
+        return (
+            f"{prepared.out} is of this run, but {journal_path(prepared.out).name} has lost its header (a power "
+            "failure does that), so it is not known what is whole: the run begins anew"
+        )
     header, _ = read_journal(journal_path(prepared.out))
     if header is not None:
         compare_run(prepared.out, header, now, only=now.keys())
+    return ""
 
 
 def stored_scout(prepared: Prepared) -> Scout | None:
@@ -190,16 +212,18 @@ def open_session(ready: Ready, journal: Journal) -> tuple[Output, int | None]:
     fingerprint = run_fingerprint(ready.start)
     if prepared.out is None:
         raise ValueError("the run has no output")
-    if prepared.state == "unfinished":
+    anew = prepared.state == "unfinished" and _lost_header(prepared.out)
+    if prepared.state == "unfinished" and not anew:
         return Output.resume(prepared.out, *ready.schemas, fingerprint=fingerprint, journal=journal)
     output = Output.create(
         prepared.out,
         *ready.schemas,
         fingerprint=fingerprint,
-        overwrite=prepared.request.overwrite,
+        overwrite=prepared.request.overwrite or anew,
         inputs=[Path(segment.source_path) for segment in prepared.exposure.segments],
         journal=journal,
     )
+    output.replaces_products = prepared.request.overwrite
     return output, None
 
 

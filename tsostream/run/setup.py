@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -269,8 +270,8 @@ def prepare(
         state=state or "new",
         arrivals=arrivals,
     )
-    check_same_run(prepared)
-    return prepared
+    note = check_same_run(prepared)
+    return replace(prepared, notes=(*prepared.notes, note)) if note else prepared
 
 
 def _held_bytes(

@@ -228,8 +228,7 @@ class Output:
         try:
             header, entries = read_journal(journal.path)
             if header is None and out.exists():
-                # The files are older than this journal, whose run was killed before it made any.
-                raise InputError(_nothing_to_resume(out))
+                raise InputError(_no_header(out))
             if header is not None:  # without one, nothing is in the files, and anyone may begin
                 compare_run(out, header, fingerprint or {})
             paths = {role: table_path(out, role) for role in schemas}
@@ -282,8 +281,12 @@ class Output:
                 files[role] = GrowingFile.create(
                     self.paths[role], schema, overwrite=self._overwrite, publish=False
                 )
+                files[role].sync()
             # From here on the old output cannot be resumed, and in the next step it is gone.
             self._journal.begin(self._fingerprint, overwrite=self.replaces_products)
+            # A table whose journal says nothing would be of nobody: what names it is on the medium before it is named.
+            self._journal.sync()
+            flush_directory(self.path.parent)
             for file in files.values():
                 file.publish(overwrite=self._overwrite)
             for role in TABLES:
@@ -361,12 +364,16 @@ class Output:
         """
         self._flusher.collect(wait=True)
         self.before_sync()
-        for file in self._files.values():
-            file.sync()
+        self._sync_tables()
         if self.last_integration is not None:
             self._journal.synced(self.last_integration)
         self._journal.sync()
         self._synced = time.monotonic()
+
+    def _sync_tables(self) -> None:
+        self._flusher.collect(wait=True)
+        for file in self._files.values():
+            file.sync()
 
     def add_input(self, name: str, identity: Any) -> None:
         """Note an input that came while the run goes on, so that `resume` knows it."""
@@ -390,8 +397,9 @@ class Output:
     def finish(self, status: Status, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the footers and let go of the files.
 
-        The journal is removed when the run is complete and stays otherwise: `resume` needs it. A run that
-        ends ``interrupted`` or ``failed`` before it started leaves everything as it was.
+        The journal is removed when the run is complete and stays otherwise: `resume` needs it, and everything is
+        brought to the medium, so that a machine that is switched off later takes nothing away. A run that ends
+        ``interrupted`` or ``failed`` before it started leaves everything as it was.
 
         Parameters
         ----------
@@ -403,7 +411,8 @@ class Output:
         Raises
         ------
         SinkError
-            When a footer cannot be written; all committed rows stay readable and the journal stays.
+            When a footer cannot be written, or the medium does not take what was written; all committed rows
+            stay readable and the journal stays.
         """
         if self._closed:
             return
@@ -421,9 +430,15 @@ class Output:
         for file in self._files.values():
             try:
                 file.finish(footer)
-                file.sync()
             except SinkError as error:
                 errors.append(error)
+        try:
+            if status == "complete":
+                self._sync_tables()  # the products are there already, and the journal goes
+            else:
+                self.sync()
+        except SinkError as error:
+            errors.append(error)
         self._close(remove_journal=status == "complete" and not errors)
         if errors:
             raise errors[0]
@@ -469,6 +484,13 @@ def _nothing_to_resume(out: Path) -> Problem:
     return Problem(
         "is not there, so there is nothing to resume", str(out), "leave out --resume", "nothing_to_resume"
     )
+
+
+def _no_header(out: Path) -> Problem:
+    what = (
+        "cannot be resumed: its journal has no header, so nothing says which run it is of and what is whole"
+    )
+    return Problem(what, str(out), "start again with --overwrite", "nothing_to_resume")
 
 
 def _note_new_inputs(journal: Journal, header: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:

@@ -10,20 +10,58 @@ import numpy as np
 import pytest
 
 from tsostream.live import picture as picture_module
-from tsostream.live.pace import LONGEST, Pace
+from tsostream.live.pace import LONGEST, SHARE, Pace
 from tsostream.live.picture import Picture
 
 
+class Used:
+    """Processor seconds of a watcher."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 def test_rest_grows_with_what_was_used():
-    used = 0.0
-    pace = Pace(0.25, share=0.02, used=lambda: used)
+    used = Used()
+    pace = Pace(0.25, share=0.02, used=used)
     assert pace.rest() == 0.25
-    used += 0.02
+    used.seconds += 0.02
     assert pace.rest() == pytest.approx(1.0)
     assert pace.rest() == 0.25
-    used += 10.0  # all rows of a long run were read at the beginning
+    used.seconds += 10.0
     assert pace.rest() == LONGEST
     assert Pace(60.0, used=lambda: 0.0).rest() == 60.0
+
+
+def test_what_is_read_at_the_beginning_does_not_count():
+    """However long the file is, and however long its first row is waited for."""
+    used = Used()
+    pace = Pace(0.25, used=used)
+    for _ in range(3):
+        used.seconds += 0.1
+        assert pace.rest(waiting=True) == 0.25
+    used.seconds += 5.0
+    assert pace.rest() == 0.25
+    used.seconds += 0.1
+    assert pace.rest() == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("look", [0.002, 0.02, 0.1, 0.14, 0.2, 0.29])
+def test_a_watcher_takes_less_than_two_hundredths(look):
+    """Also when a look costs as much as two pages of 130,000 rows."""
+    used = Used()
+    pace = Pace(0.5, used=used)
+    pace.rest()
+    begin, slept = used.seconds, 0.0
+    for _ in range(50):
+        used.seconds += look
+        slept += pace.rest()
+    assert used.seconds - begin < 0.02 * slept
+    if look <= SHARE * LONGEST:
+        assert used.seconds - begin <= 1.001 * SHARE * slept
 
 
 def test_watchers_let_others_go_first():

@@ -18,6 +18,7 @@ from row_builders import batches, schemas
 from starlette.testclient import TestClient
 
 from tsostream.cli.app import tsostream
+from tsostream.live import server as server_module
 from tsostream.live.server import ASSETS, Access, is_loopback, make_app
 from tsostream.live.store import Store
 from tsostream.sinks import Output
@@ -114,12 +115,38 @@ def test_token(out):
         answer = page.get("/", params={"token": TOKEN})
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         assert "HttpOnly" in answer.headers["set-cookie"]
-        assert "SameSite=strict" in answer.headers["set-cookie"]
+        assert "SameSite=lax" in answer.headers["set-cookie"]
         assert page.get("/").status_code == 200
-        assert page.get("/", headers={"host": "evil.example"}).status_code == 421
+        refused = page.get("/", headers={"host": "my.machine:8337"})
+        assert refused.status_code == 421
+        assert "open http://192.168.0.7:8337/" in refused.text
     anywhere = Access("0.0.0.0", TOKEN)
     assert anywhere.knows_host("my.machine:8337")
     assert not Access("0.0.0.0", None).knows_host("my.machine:8337")
+
+
+def test_questions_are_answered_between_two_looks(out, monkeypatch):
+    """Only news wait; who moves through a run by hand does not."""
+
+    class Asleep:
+        def __init__(self, least):
+            pass
+
+        def rest(self, *, waiting):
+            return 3600.0
+
+    monkeypatch.setattr(server_module, "Pace", Asleep)
+    output = start(out)
+    output.commit(*batches(1, 50))
+    output.finish("complete")
+    with client(out) as page:
+        wait_for(lambda: page.get("/api/status").json()["state"] == "complete")
+        begin, end = page.get("/api/series").json()["span"]
+        for part in range(0, 90, 3):  # the looks are an hour apart now
+            left = begin + (end - begin) * part / 100
+            asked = {"from": left, "to": left + (end - begin) / 10, "points": 10}
+            assert page.get("/api/series", params=asked).json()["rows"] > 0
+            assert page.get("/api/picture", params=asked).status_code == 200
 
 
 def test_loopback_is_told_from_the_rest():

@@ -43,7 +43,7 @@ SHORTEST: Final = 8
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="Address to listen on. Any but this machine's own needs a token.",
+    help="Address or name to listen on, which browsers must use too. Any but this machine's own needs a token.",
 )
 @grouped(
     "Address",
@@ -57,8 +57,9 @@ def live(path: Path, port: int | None, host: str, token: str | None) -> None:
     """Show a run as a page: light curve, spectra, position, flags, scatter, progress.
 
     The page shows new rows as they come, whether the run has not begun yet, goes on or is over. It needs no internet.
-    It stands behind the run: it takes three hundredths of a processor at most in the long run, and shows new rows up to
-    twice a second. Ctrl-C ends it.
+    It stands behind the run and takes about a hundredth of a processor in the long run: it shows new rows up to twice a
+    second, and every few seconds (15 at most) of a long run. What you ask for by hand is answered at once. Ctrl-C ends
+    it.
     """
     from tsostream.errors import ConfigError, InputError, Problem
 

@@ -136,7 +136,7 @@ def _print_rows(follower: Follower, writer: Writer, rows: int | None, interval: 
                 kept = None
             if follower.state in ENDED:
                 return
-            time.sleep(pace.rest())
+            time.sleep(pace.rest(waiting=follower.state == "waiting"))
 
 
 def _last_rows(batches: list, count: int) -> list:

@@ -42,7 +42,7 @@ def watch(follower: Follower, interval: float) -> None:
                 live.update(view.render(console.width, console.height), refresh=True)
                 if follower.state in ENDED:
                     return
-                time.sleep(pace.rest())
+                time.sleep(pace.rest(waiting=follower.state == "waiting"))
 
 
 class View:

@@ -10,10 +10,10 @@ from typing import Final
 
 __all__ = ["LONGEST", "SHARE", "Pace", "step_back"]
 
-#: part of one processor that a watcher takes in the long run, at most
-SHARE: Final = 0.03
-#: the longest rest [s]: reading a long file at the beginning is not paid for by minutes without news
-LONGEST: Final = 3.0
+#: part of one processor that a watcher takes in the long run
+SHARE: Final = 0.01
+#: the longest rest [s]; looks that cost more than this allows (0.15 s of a processor) come no more often
+LONGEST: Final = 15.0
 #: how far behind others a watcher stands (`nice`): on a full machine a tenth of a processor is left to it
 _NICE: Final = 10
 
@@ -27,7 +27,10 @@ def step_back() -> None:
 
 
 class Pace:
-    """Says how long to rest, so that what this process uses stays below a part of one processor.
+    """Says how long to rest, so that what this process uses stays near a part of one processor.
+
+    What is used until all rows that were there at the beginning have been read does not count: who opens a long file
+    sees it at once, and new rows soon.
 
     Parameters
     ----------
@@ -42,9 +45,19 @@ class Pace:
     def __init__(self, least: float, *, share: float = SHARE, used: Callable[[], float] = time.process_time):
         self._least, self._share, self._used = least, share, used
         self._before = used()
+        self._opening = True
 
-    def rest(self) -> float:
-        """How long to rest now [s], for what was used since the last call."""
+    def rest(self, *, waiting: bool = False) -> float:
+        """How long to rest now [s], for what was used since the last call; nothing is left to read.
+
+        Parameters
+        ----------
+        waiting
+            There are no rows yet.
+        """
         now = self._used()
         spent, self._before = now - self._before, now
+        opening, self._opening = self._opening, self._opening and waiting
+        if opening:
+            return self._least
         return min(max(self._least, spent / self._share), max(self._least, LONGEST))

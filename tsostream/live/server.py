@@ -84,6 +84,11 @@ class Access:
         # on all addresses nobody can say which names are ours; the token decides
         return self.token is not None and self.host in ("0.0.0.0", "::")
 
+    def address(self, port: int | None) -> str:
+        """Under which address this server answers."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
     def knows_token(self, given: str) -> bool:
         """Whether this is the token."""
         return self.token is None or hmac.compare_digest(given.encode(), self.token.encode())
@@ -127,14 +132,18 @@ class _Guard:
         except ValueError:
             known = False
         if not known:
-            return PlainTextResponse("this server does not have that name", 421)
+            port = (request.scope.get("server") or ("", 0))[1]
+            return PlainTextResponse(
+                f"this server is not known by that name: open {access.address(port)}", 421
+            )
         if access.token is None:
             return None
         asked = request.query_params.get("token")
         if asked is not None and access.knows_token(asked):
-            # out of the address bar, out of the history
+            # out of the address bar, out of the history; "lax": who follows a link in a mail brings the cookie along,
+            # what another page asks for does not
             response = RedirectResponse(request.url.path, 303)
-            response.set_cookie(_COOKIE, asked, httponly=True, samesite="strict")
+            response.set_cookie(_COOKIE, asked, httponly=True, samesite="lax")
             return response
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if access.knows_token(request.cookies.get(_COOKIE, "")) or access.knows_token(bearer):
@@ -160,6 +169,7 @@ class _Page:
         """Keep the store up to date, and wake up whoever waits for news.
 
         What the last news has cost, all that pages asked for on it included, decides when the next one may come.
+        Questions are never held back: whoever moves through the run by hand is answered at once.
         """
         last, pace = "", Pace(_LOOK)
         while True:
@@ -174,7 +184,7 @@ class _Page:
                 self._changed.set()
                 self._changed = asyncio.Event()
             # even with more to read, requests are answered in between
-            await asyncio.sleep(0 if more else pace.rest())
+            await asyncio.sleep(0 if more else pace.rest(waiting=self.store.follower.state == "waiting"))
 
     def status(self) -> dict[str, Any]:
         """How the run is doing."""

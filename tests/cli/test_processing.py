@@ -287,7 +287,7 @@ def test_following_a_directory(spawn, exposure, arguments, tmp_path):
     rest = [*arguments[1 + len(exposure.segments) :], "--out", out, "--scout", "head:8"]
     follow = ("process", data, *rest, "--follow")
     run = spawn(*follow)
-    assert "waiting until enough integrations" in run.stderr.readline()
+    assert "waiting: no segment is there yet" in run.stderr.readline()
     run.send_signal(signal.SIGINT)
     _, stderr = run.communicate(timeout=30)
     assert run.returncode == 130

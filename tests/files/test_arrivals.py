@@ -89,6 +89,31 @@ def test_one_that_is_written_to_does_not_count(incoming, clock, tmp_path):
     assert following.reports == []
 
 
+@pytest.mark.parametrize("ending", [".aria2", ".part"])
+def test_a_download_that_keeps_its_state_beside_the_file(incoming, clock, ending):
+    """It has its final name and length from the beginning, and every byte may be there or not."""
+    following = Following(incoming, clock=clock)
+    path = make(incoming, 1)
+    os.utime(path, (time.time() - 100, time.time() - 100))
+    control = path.with_name(path.name + ending)
+    control.write_bytes(b"which pieces are there")
+    for _ in range(3):
+        assert not following.look()
+        clock.now += SETTLE_LONG * 2
+    assert following.pending(judged=True) == [
+        f"s001_uncal.fits: still arrives as long as s001_uncal.fits{ending} stands beside it"
+    ]
+    control.unlink()
+    clock.now += SETTLE * 2
+    assert following.look()
+    control.touch()  # once taken it is taken
+    make(incoming, 6)
+    following.look()
+    clock.now += SETTLE * 2
+    assert following.look()
+    assert numbers(following) == [(1, 5), (6, 10)]
+
+
 def test_a_copy_that_pauses_between_two_extensions(incoming, clock, tmp_path):
     """Without its times it looks whole; what others have is waited for."""
     whole = make(tmp_path, 1)

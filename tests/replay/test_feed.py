@@ -125,10 +125,53 @@ def test_whatever_goes_wrong_the_files_are_right_in_the_end(exposure, found, tmp
             assert (
                 fits.getheader(tmp_path / name)["DATE"] != fits.getheader(exposure.directory / name)["DATE"]
             )
-    if fault == "truncate":
+    if fault in ("truncate", "all"):
         assert sum("breaks off" in text for _, text in told) == 1
-    if fault == "duplicate":
+    if fault in ("duplicate", "all"):
         assert sum(name.startswith("again_") for name in written) == 1
+
+
+def happened(transfers, plain):
+    """What has really gone wrong, whatever the labels say."""
+    length = np.median([one.end - one.begin for one in plain])
+    firsts = {}
+    for one in transfers:
+        if one.name == one.source.name:
+            firsts.setdefault(one.name, one)
+    order = [one.name for one in plain]
+    found = {"missing"} if len(firsts) < len(plain) else set()
+    if sorted(one.begin for one in firsts.values()) != sorted(one.begin for one in plain):
+        found.add("late")
+    if [name for name in firsts if name in order] != [name for name in order if name in firsts]:
+        found.add("out-of-order")
+    for one in transfers:
+        whole = one.size == one.source.stat().st_size
+        others = [other for other in transfers if other.name == one.name and other is not one]
+        if one.name.startswith("again_") and whole:
+            found.add("duplicate")
+        if not whole and any(other.whole_file and other.begin > one.end for other in others):
+            found.add("truncate")
+        if (np.diff(one.times)[np.diff(one.sizes) == 0] >= 0.99 * length).any():
+            found.add("stall")
+        if one.newer and whole and one.whole and any(other.whole_file for other in others):
+            assert all(other.end < one.begin for other in others)
+            found.add("replace")
+    return found
+
+
+@pytest.mark.parametrize("arrival", ["grow", "whole"])
+def test_every_fault_that_is_named_happens(found, arrival):
+    plain = make_schedule(found, arrival=arrival)
+    assert happened(plain, plain) == set()
+    everything = set(parse_faults("all"))
+    for seed in range(100):
+        transfers = make_schedule(found, faults=parse_faults("all"), seed=seed, arrival=arrival)
+        assert happened(transfers, plain) == everything, seed
+        for fault in FAULTS:
+            transfers = make_schedule(found, faults=(fault,), seed=seed, arrival=arrival)
+            assert fault in happened(transfers, plain), seed
+            if fault not in ("missing",):
+                assert any(fault in one.fault for one in transfers), seed
 
 
 def test_segments_in_random_order_differ_by_seed(found):

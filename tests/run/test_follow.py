@@ -26,6 +26,7 @@ from tsostream.files import find_exposures
 from tsostream.records import RowPair
 from tsostream.replay.feed import feed as feed_segments
 from tsostream.replay.schedule import make_schedule, total_seconds
+from tsostream.run.following import follow_exposures
 from tsostream.run.observer import Silent
 from tsostream.run.prepared import Prepared
 from tsostream.run.request import Request
@@ -345,6 +346,53 @@ def test_nothing_comes(exposure: SimulatedExposure, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the file ends after 30000 bytes"):
         run(wanted)
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+
+
+def test_what_is_waited_for_is_said_when_it_changes(exposure: SimulatedExposure, tmp_path: Path) -> None:
+    """Once each, not at every look; and what is left out meanwhile."""
+    data, said = tmp_path / "data", []
+    wanted = request(exposure, data, tmp_path / "lc.arrow")
+    first, second = (data / source.name for source in exposure.segments[:2])
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text == "waiting: no segment is there yet":
+            shutil.copy(exposure.segments[0], first)
+        elif text.endswith("the scout needs integrations 1-14, 1-8 are there"):
+            shutil.copy(exposure.segments[0], data / f"zz_{first.name}")
+        elif text.startswith("left out"):
+            second.write_bytes(exposure.segments[1].read_bytes()[:30000])
+        elif "ends after 30000 bytes" in text:
+            shutil.copy(exposure.segments[1], second)
+
+    ((growing, _),) = follow_exposures(wanted, say=say)
+    assert [one.source_path.name for one in growing.segments] == [first.name, second.name]
+    assert len(said) == len(set(said)) == 4
+    assert said[2].startswith(f"left out: zz_{first.name} holds integrations 1-8, the same")
+    assert f"1-8 are there; not complete: {second.name}: the file ends after 30000 bytes" in said[3]
+
+
+def test_a_segment_left_of_an_earlier_exposure_does_not_block(
+    exposure: SimulatedExposure, tmp_path: Path
+) -> None:
+    data, told = tmp_path / "data", []
+    data.mkdir()
+    left = data / exposure.segments[2].name.replace("jw01366", "jw00366")
+    shutil.copy(exposure.segments[2], left)
+    with fits.open(left, mode="update") as hdus:
+        hdus[0].header["VISIT_ID"] = "00366003001"
+    for source in exposure.segments[:2]:
+        shutil.copy(source, data)
+    for path in data.iterdir():  # so that all are taken at the first look
+        os.utime(path, (time.time() - 100, time.time() - 100))
+    ((growing, arrivals),) = follow_exposures(request(exposure, data, tmp_path / "lc.arrow"))
+    assert len(arrivals.folder.trains()) == 2
+    assert arrivals.folder.trains()[0] != arrivals.key
+    assert growing.exposure_id == arrivals.key[0]
+    assert [one.first for one in growing.segments] == [1, 9]
+    arrivals.report = told.append
+    asyncio.run(arrivals.run(1))
+    assert any("are not part of this output" in text for text in told)
 
 
 def test_strangers_and_other_versions_are_reported_not_mixed_in(

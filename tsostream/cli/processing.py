@@ -130,10 +130,14 @@ def process(
         from tsostream.run.setup import prepare_all
 
         console = make_console()
-        if chosen["follow"] and not quiet:
-            console.print("waiting until enough integrations for the scout are there")
+
+        def say(text: str) -> None:
+            logger.info("%s", text)
+            if not quiet:
+                console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
         with download_bar(console, quiet=quiet) as progress:
-            runs = prepare_all(make_request(inputs, out.expanduser(), **chosen), progress=progress)
+            runs = prepare_all(make_request(inputs, out.expanduser(), **chosen), progress=progress, say=say)
         if save_config is not None:
             from tsostream.cli.report import save_configs
 

@@ -2,9 +2,10 @@
 
 A file counts as complete when its size is what its headers promise and it has not changed for a moment. One that lacks
 an extension that others have, ends in the middle of a block, or has holes that nobody has written to must rest longer,
-for a copy may pause. Names that downloads use
-until they are done (hidden, ``.part``, ``.tmp``) are no segment names. Looking at the directory works on every file
-system; where `watchfiles` is installed and the system reports changes, the next look comes at once.
+for a copy may pause. Names that downloads use until they are done (hidden, ``.part``, ``.tmp``) are no segment names. A
+file beside which a download keeps its state (``<name>.aria2``, ``<name>.part``) is not complete, whatever its length.
+Looking at the directory works on every file system; where `watchfiles` is installed and the system reports changes, the
+next look comes at once.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ POLL: Final = 0.15
 POLL_NOTIFIED: Final = 1.0
 #: a look never takes more than this part of the time
 _DUTY: Final = 0.1
+#: endings, after the whole name, of what a download keeps beside a file until it is done
+_UNDER_WAY: Final = (".aria2", ".part")
 #: what a file that is not complete yet may look like
 _GROWING: Final = frozenset(
     {"truncated", "empty", "not_fits", "corrupt_header", "corrupt_gzip", "unreadable", "not_found",
@@ -54,6 +57,8 @@ _GROWING: Final = frozenset(
 _DETECTOR: Final = re.compile(
     r"_(nrs\d|nrc[ab](?:\d|long)|nis|mirimage|mirif[a-z]+)_[a-z]+\.fits", re.IGNORECASE
 )
+
+_FRESH: Final = "not looked at yet"
 
 Signature = tuple[int, int, int]
 
@@ -66,7 +71,7 @@ class _Seen:
     since: float
     judged: Signature | None = None
     segment: SegmentFile | None = None
-    why: str = "not looked at yet"
+    why: str = _FRESH
 
 
 @dataclass
@@ -147,11 +152,13 @@ class Following:
         with self._lock:
             return self._trains[key].run(number) if key in self._trains else []
 
-    def pending(self) -> list[str]:
-        """Files that are not complete, and why not."""
+    def pending(self, *, judged: bool = False) -> list[str]:
+        """Files that are not complete, and why not; ``judged`` leaves out those that have just come."""
         with self._lock:
             return [
-                f"{path.name}: {seen.why}" for path, seen in sorted(self._seen.items()) if not seen.segment
+                f"{path.name}: {seen.why}"
+                for path, seen in sorted(self._seen.items())
+                if not seen.segment and seen.why and not (judged and seen.why == _FRESH)
             ]
 
     def wait(self, seconds: float) -> None:
@@ -183,7 +190,7 @@ class Following:
             began = time.perf_counter()
             new = False
             now = self._clock()  # one moment for all: of equal files the first name is taken
-            for path, signature in self._listing():
+            for path, signature, beside in self._listing():
                 seen = self._seen.get(path)
                 if seen is None:
                     age = time.time() - signature[1] / 1e9
@@ -192,15 +199,21 @@ class Following:
                 elif seen.signature != signature:
                     seen.signature, seen.since = signature, now
                     self.changed = now
-                if seen.judged != seen.signature and now - seen.since >= SETTLE:
+                if beside and seen.segment is None:
+                    seen.since, seen.judged = now, None
+                    seen.why = f"still arrives as long as {beside} stands beside it"
+                elif seen.judged != seen.signature and now - seen.since >= SETTLE:
                     new = self._judge(path, seen, now) or new
             self._looked, self._cost = self._clock(), time.perf_counter() - began
             return new
 
-    def _listing(self) -> list[tuple[Path, Signature]]:
+    def _listing(self) -> list[tuple[Path, Signature, str]]:
+        """Files with the names of segments, and what a download keeps beside each; empty for nothing."""
         found = []
         try:
-            for path in sorted(self.folder.iterdir()):
+            paths = sorted(self.folder.iterdir())
+            names = {path.name for path in paths}
+            for path in paths:
                 level = segment_name(path)
                 if level is None or path.name.startswith(".") or (self.level and level != self.level):
                     continue
@@ -208,7 +221,8 @@ class Following:
                     stat = path.stat()
                 except OSError:
                     continue  # on its way to another name
-                found.append((path, (stat.st_size, stat.st_mtime_ns, stat.st_ino)))
+                beside = next((path.name + end for end in _UNDER_WAY if path.name + end in names), "")
+                found.append((path, (stat.st_size, stat.st_mtime_ns, stat.st_ino), beside))
         except OSError as error:
             what = f"the directory cannot be read ({error.strerror or error})"
             raise InputError(Problem(what, str(self.folder), "check the path", "unreadable")) from error

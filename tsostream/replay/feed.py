@@ -119,8 +119,7 @@ class _Writing:
     @property
     def told(self) -> str:
         """What has happened."""
-        whole = self.transfer.size == self.transfer.source.stat().st_size
-        return f"{self.transfer.name} {'is complete' if whole else 'breaks off'}"
+        return f"{self.transfer.name} {'is complete' if self.transfer.whole_file else 'breaks off'}"
 
     def advance(self, now: float) -> bool:
         """Write what is there by now; True when that was the last of it."""

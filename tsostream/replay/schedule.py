@@ -56,7 +56,7 @@ class Transfer:
     newer
         Its header says a later DATE than the source's.
     fault
-        Which one this is; empty for none.
+        What happens to it, with commas between several; empty for nothing.
     """
 
     source: Path
@@ -82,13 +82,22 @@ class Transfer:
         """Bytes that arrive."""
         return int(self.sizes[-1])
 
+    @property
+    def whole_file(self) -> bool:
+        """Whether all bytes of the source arrive."""
+        return self.size == self.source.stat().st_size
+
     def there(self, time: float) -> int:
         """Bytes that are there at a time."""
         return int(np.interp(time, self.times, self.sizes)) if time >= self.begin else 0
 
     def shifted(self, seconds: float, fault: str) -> Transfer:
         """Return the same transfer, later."""
-        return replace(self, times=self.times + seconds, fault=fault)
+        return replace(self, times=self.times + seconds, fault=self.and_fault(fault))
+
+    def and_fault(self, fault: str) -> str:
+        """Name a further fault after those that have happened."""
+        return ", ".join(dict.fromkeys(filter(None, [*self.fault.split(", "), fault])))
 
 
 def parse_faults(text: str) -> tuple[str, ...]:
@@ -184,10 +193,18 @@ def _downloaded(one: Transfer) -> Transfer:
     return replace(one, times=times, sizes=np.array([0.0, one.size]), whole=True)
 
 
-def _pick(transfers: Sequence[Transfer], rng: np.random.Generator) -> int:
-    """Choose a segment to which nothing has happened yet, if there is one."""
-    sound = [number for number, one in enumerate(transfers) if not one.fault]
-    return int(rng.choice(sound or range(len(transfers))))
+def _pick(transfers: Sequence[Transfer], rng: np.random.Generator, *, originals: bool = False) -> int:
+    """Choose a transfer that does not break off; one to which nothing has happened yet, if there is one.
+
+    ``originals`` leaves out segments that come once more under another name.
+    """
+    whole = [
+        number
+        for number, one in enumerate(transfers)
+        if one.whole_file and not (originals and one.name != one.source.name)
+    ]
+    sound = [number for number in whole if not transfers[number].fault]
+    return int(rng.choice(sound or whole))
 
 
 def _late(transfers: list[Transfer], rng: np.random.Generator) -> list[Transfer]:
@@ -198,10 +215,12 @@ def _late(transfers: list[Transfer], rng: np.random.Generator) -> list[Transfer]
 
 def _shuffled(transfers: list[Transfer], rng: np.random.Generator) -> list[Transfer]:
     begins = [one.begin for one in transfers]
-    order = rng.permutation(len(transfers))
+    shuffled = sorted(begins)
+    while shuffled == sorted(begins) and len({*begins}) > 1:  # as they stand in the list is in order
+        shuffled = [begins[place] for place in rng.permutation(len(transfers))]
     return [
-        one.shifted(begins[place] - one.begin, "" if begins[place] == one.begin else "out-of-order")
-        for one, place in zip(transfers, order, strict=True)
+        one.shifted(begin - one.begin, "" if begin == one.begin else "out-of-order")
+        for one, begin in zip(transfers, shuffled, strict=True)
     ]
 
 
@@ -217,7 +236,7 @@ def _truncate(transfers: list[Transfer], rng: np.random.Generator) -> list[Trans
     stop = one.begin + (one.end - one.begin) * rng.uniform(0.1, 0.9)
     inside = one.times < stop
     times, sizes = np.append(one.times[inside], stop), np.append(one.sizes[inside], one.there(stop))
-    transfers[number] = replace(one, times=times, sizes=sizes, fault="truncate")
+    transfers[number] = replace(one, times=times, sizes=sizes, fault=one.and_fault("truncate"))
     return [
         *transfers,
         one.shifted(stop - one.begin + _length(transfers) * rng.uniform(0.5, 1.5), "truncate"),
@@ -232,15 +251,15 @@ def _stall(transfers: list[Transfer], rng: np.random.Generator) -> list[Transfer
     there = float(one.there(stop))
     times = np.concatenate((one.times[before], [stop, stop + pause], one.times[~before] + pause))
     sizes = np.concatenate((one.sizes[before], [there, there], one.sizes[~before]))
-    transfers[number] = replace(one, times=times, sizes=sizes, fault="stall")
+    transfers[number] = replace(one, times=times, sizes=sizes, fault=one.and_fault("stall"))
     return transfers
 
 
 def _replace(transfers: list[Transfer], rng: np.random.Generator) -> list[Transfer]:
-    one = transfers[_pick(transfers, rng)]
+    one = transfers[_pick(transfers, rng, originals=True)]
     last = max(each.end for each in transfers if each.name == one.name)
     begin = last + _length(transfers) * rng.uniform(0.2, 1.0)
-    newer = _downloaded(one)
+    newer = replace(_downloaded(one), fault="")
     return [*transfers, replace(newer.shifted(begin - newer.begin, "replace"), newer=True)]
 
 

@@ -60,7 +60,7 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 async def run_request(request: Request, observer: Observer | None = None) -> list[Result]:
     """Process all exposures of a request, one after the other, or side by side where their segments still arrive."""
-    runs = await _prepared(request)
+    runs = await _prepared(request, observer)
     if request.follow:
         return list(await run_together([run_exposure(prepared, observer) for prepared in runs]))
     return [await run_exposure(prepared, observer) for prepared in runs]
@@ -75,13 +75,13 @@ async def run_together(runs: Sequence[Coroutine[Any, Any, Result]]) -> list[Resu
     return [result for result in done if isinstance(result, Result)]
 
 
-async def _prepared(request: Request) -> list[Prepared]:
+async def _prepared(request: Request, observer: Observer | None = None) -> list[Prepared]:
     """Prepare without blocking the loop where segments are waited for."""
     if not request.follow:
         return prepare_all(request)
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(prepare_all, request, stop=stop)
+        return await asyncio.to_thread(prepare_all, request, stop=stop, say=(observer or Silent()).message)
     finally:
         stop.set()
 

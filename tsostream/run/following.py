@@ -7,6 +7,7 @@ the reader waits where a segment is missing.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from tsostream.integration.payload import Raw
 from tsostream.run.plan import parse_bytes
 from tsostream.run.request import Request
 from tsostream.run.scout import ScoutPlan, parse_scout, scout_numbers
-from tsostream.sinks import journal_path
+from tsostream.sinks import journal_path, read_journal
 
 __all__ = [
     "Arrivals",
@@ -36,6 +37,9 @@ __all__ = [
 
 #: how long detectors that are announced may keep those waiting that could begin [s]
 PATIENCE: Final = 60.0
+#: files that are not complete are named up to this number
+_TOLD: Final = 3
+_LENGTH: Final = re.compile(r"\b\d+ bytes\b")
 
 
 @dataclass
@@ -161,9 +165,20 @@ def growing_scout(plan: ScoutPlan) -> ScoutPlan:
 
 
 def follow_exposures(
-    request: Request, stop: threading.Event | None = None
+    request: Request, stop: threading.Event | None = None, say: Callable[[str], None] = lambda text: None
 ) -> list[tuple[Exposure, Arrivals]]:
     """Wait until the run can begin: enough integrations for the scout, of every detector that is announced.
+
+    Of several exposures, the first that can begin is taken: of an earlier one, some segments may just lie there.
+
+    Parameters
+    ----------
+    request
+        What is wanted.
+    stop
+        Ends the waiting when it is set; nothing is returned then.
+    say
+        Told what is waited for whenever that changes, and what is left out.
 
     Raises
     ------
@@ -171,13 +186,16 @@ def follow_exposures(
         When the directory cannot be followed, or nothing comes for too long.
     """
     folder = follow(request.inputs, request.level)
+    folder.tell(say)
     plan = growing_scout(parse_scout(request.scout))
+    waiting, begun = _Waiting(folder, say), _begun(request)
     began: float | None = None
     while True:
         folder.look()
-        group = _group(folder)
-        needs = {key: _needed(folder, key, plan, request) for key in group}
-        ready = [key for key in group if not needs[key]]
+        keys = [key for key in folder.trains() if begun in ("", key[0])]
+        needs = {key: _needed(folder, key, plan, request) for key in keys}
+        ready = _first_ready(needs)
+        group = [key for key in needs if key[0] == ready[0][0]] if ready else [*needs]
         if ready and began is None:
             began = time.monotonic()
         waited = 0.0 if began is None else time.monotonic() - began
@@ -194,6 +212,7 @@ def follow_exposures(
         if stop is not None and stop.is_set():
             folder.close()
             return []
+        waiting.tell(needs, ready)
         folder.wait(1.0 if request.idle_timeout is None else max(request.idle_timeout - quiet, 0.02))
     found = []
     for key in ready:
@@ -203,10 +222,41 @@ def follow_exposures(
     return found
 
 
-def _group(folder: Following) -> list[Key]:
-    """Detectors of the exposure that comes first."""
-    keys = folder.trains()
-    return [key for key in keys if key[0] == keys[0][0]]
+def _first_ready(needs: dict[Key, str]) -> list[Key]:
+    """Detectors that can begin, of the first exposure that can; empty for none."""
+    ready = [key for key, missing in needs.items() if not missing]
+    return [key for key in ready if key[0] == ready[0][0]]
+
+
+class _Waiting:
+    """Says what is waited for, and says it again when something else is."""
+
+    def __init__(self, folder: Following, say: Callable[[str], None]):
+        self._folder, self._say, self._last = folder, say, ""
+
+    def tell(self, needs: dict[Key, str], ready: list[Key]) -> None:
+        """Look at what is missing now."""
+        missing = [text for text in needs.values() if text] or ([] if needs else ["no segment is there yet"])
+        if ready:
+            able = ", ".join(detector.lower() for _, detector in ready)
+            missing.append(f"{able} can begin and waits for the other detectors, {PATIENCE:g} s at most")
+        pending = self._folder.pending(judged=True)
+        missing += [f"not complete: {text}" for text in pending[:_TOLD]]
+        if len(pending) > _TOLD:
+            missing.append(f"and {len(pending) - _TOLD} files more are not complete")
+        # a file that grows changes its size all the time, which is not worth a line
+        essence = _LENGTH.sub("", "; ".join(missing))
+        if essence != self._last:
+            self._last = essence
+            self._say(f"waiting: {'; '.join(missing)}")
+
+
+def _begun(request: Request) -> str:
+    """Exposure of the output that is to be resumed; empty where that is not known."""
+    if not request.resume or request.out is None or not journal_path(request.out).exists():
+        return ""
+    header, _ = read_journal(journal_path(request.out))
+    return str(header["fingerprint"].get("exposure", {}).get("exposure_id", "")) if header else ""
 
 
 def _needed(folder: Following, key: Key, plan: ScoutPlan, request: Request) -> str:

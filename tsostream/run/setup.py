@@ -69,7 +69,11 @@ def output_paths(out: Path, exposures: Sequence[Exposure], *, resume: bool = Fal
 
 
 def prepare_all(
-    request: Request, *, progress: Progress | None = None, stop: threading.Event | None = None
+    request: Request,
+    *,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Prepared]:
     """Find and audit the exposures, and prepare each; with ``follow``, wait until the run can begin.
 
@@ -81,6 +85,8 @@ def prepare_all(
         Told how downloads get on.
     stop
         Ends the waiting when it is set; there is nothing to run then.
+    say
+        Told what is waited for.
 
     Raises
     ------
@@ -92,7 +98,7 @@ def prepare_all(
         if request.follow:
             if unfit := follow_problems(request):
                 raise ConfigError(unfit)
-            followed = follow_exposures(request, stop)
+            followed = follow_exposures(request, stop, say)
             exposures, arrivals = [one for one, _ in followed], [one for _, one in followed]
             request = share_memory(request, len(exposures))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -149,6 +150,41 @@ def test_questions_are_answered_between_two_looks(out, monkeypatch):
             assert page.get("/api/picture", params=asked).status_code == 200
 
 
+def test_pages_are_told_once_of_what_a_look_has_found(out, monkeypatch):
+    """However many batches it was: each telling makes every page ask again."""
+    output = start(out)
+    output.commit(*batches(1, 1))
+    monkeypatch.setattr(server_module, "_LOOK", 3600.0)
+    looks = []
+
+    class OneMore:
+        def __init__(self, least):
+            pass
+
+        def rest(self, *, waiting):
+            if not looks:
+                for number in range(2, 42):
+                    output.commit(*batches(number, 1))
+            looks.append(len(looks))
+            return 0.0 if len(looks) == 1 else 3600.0
+
+    monkeypatch.setattr(server_module, "Pace", OneMore)
+
+    told = []
+    monkeypatch.setattr(asyncio.Event, "set", lambda self: told.append(page.status()["rows"]))
+
+    async def follow():
+        task = asyncio.create_task(page.follow())
+        while len(looks) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    page = server_module._Page(Store(out))
+    asyncio.run(asyncio.wait_for(follow(), 120))
+    assert told == [1, 41]
+    output.finish("complete")
+
+
 def test_loopback_is_told_from_the_rest():
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.7", "example.org", "")))
@@ -180,8 +216,10 @@ def test_the_page_needs_nothing_from_elsewhere():
 
 
 @pytest.fixture
-def served(out):
+def served(out, monkeypatch, request):
     """The command in a process of its own; the address it says."""
+    if token := getattr(request, "param", None):
+        monkeypatch.setenv("TSOSTREAM_TOKEN", token)
     process = subprocess.Popen(
         [sys.executable, "-m", "tsostream", "live", str(out), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -295,6 +333,84 @@ def test_fingers_pan_and_pinch(out, served):
         assert [text for text in browser.complaints() if "favicon" not in text] == []
     finally:
         browser.close()
+
+
+@pytest.mark.skipif(not Browser.available(), reason="no chromium and chromedriver here")
+@pytest.mark.parametrize("served", [TOKEN], indirect=True)
+def test_a_link_with_the_token_works_from_elsewhere(out, served):
+    """From a mail in the browser, say; the browser keeps the cookie, and the token leaves the address."""
+    address = served[0].removesuffix("?token=…")
+    browser = Browser()
+    try:
+        browser.open(f"data:text/html,<a id='link' href='{address}?token={TOKEN}'>run</a>")
+        browser.run("document.getElementById('link').click()")
+        browser.until("return location.protocol === 'http:' && document.readyState === 'complete'")
+        assert browser.run("return location.href") == address
+        browser.until("return status && status.state === 'waiting'")
+    finally:
+        browser.close()
+
+
+@pytest.mark.skipif(not Browser.available(), reason="no chromium and chromedriver here")
+def test_a_long_run_stays_fluid(out, served):
+    """130,000 rows: what is sent and drawn depends on the screen, whatever part of the run is in sight."""
+    rows = 130_000
+    address, _ = served
+    output = start(out, rows)
+    for first in range(1, rows + 1, 5000):
+        output.commit(*batches(first, 5000))
+    output.finish("complete")
+    browser = Browser()
+    try:
+        browser.open(address)
+        browser.until(
+            f"return status && status.rows === {rows} && series && series.rows === {rows} && !asking"
+        )
+        browser.run(COUNT_REDRAWS)
+        first, last = browser.run("return viewOf.span")
+        whole = last - first
+        views = [(first + 0.3 * whole, first + 0.8 * whole)]
+        views += [
+            (0.5 * (first + last) - part * whole, 0.5 * (first + last) + part * whole)
+            for part in (0.1, 0.002)
+        ]
+        views += [
+            (begin + 0.001 * step * whole, end + 0.001 * step * whole)
+            for step in (1, 2, 3)
+            for begin, end in views[-1:]
+        ]
+        for begin, end in views:
+            browser.run(f"before = seen.length; asked = performance.now(); showRange({begin}, {end})")
+            browser.until("return seen.length > before && !asking && !again")
+        seen = browser.run("return seen")
+        assert len(seen) >= len(views)
+        assert max(one["points"] for one in seen) <= 4000
+        # the closest views are drawn as they are, the others put together
+        assert {one["raw"] for one in seen} == {True, False}
+        assert max(one["rows"] for one in seen) > 60_000
+        # generous: what is drawn here takes hundredths of a second
+        assert sorted(one["drawing"] for one in seen)[len(seen) // 2] < 1000
+        assert [text for text in browser.complaints() if "favicon" not in text] == []
+    finally:
+        browser.close()
+
+
+#: notes of each redraw how much was drawn, and how long it took [ms]
+COUNT_REDRAWS = """
+window.seen = []; window.before = window.asked = 0;
+const plain = redraw;
+redraw = () => {
+  const begin = performance.now();
+  plain();
+  const points = Math.max(...viewOf.charts.map((chart) => chart.data[0].length));
+  const { rows, raw } = series;
+  // the charts draw when this is over
+  setTimeout(() => {
+    const now = performance.now();
+    seen.push({ points, rows, raw, drawing: now - begin, all: now - asked });
+  });
+};
+"""
 
 
 def _zoom(browser: Browser, *, narrow: bool) -> None:

@@ -171,20 +171,27 @@ class _Page:
         What the last news has cost, all that pages asked for on it included, decides when the next one may come.
         Questions are never held back: whoever moves through the run by hand is answered at once.
         """
-        last, pace = "", Pace(_LOOK)
+        clock = asyncio.get_running_loop().time
+        last, pace, since = "", Pace(_LOOK), clock()
         while True:
             try:
                 more = self.store.poll()
                 self._failure = ""
             except InputError as error:
                 more, self._failure = False, str(error)
-            now = json.dumps(self.status())
-            if now != last:
-                last = now
-                self._changed.set()
-                self._changed = asyncio.Event()
-            # even with more to read, requests are answered in between
-            await asyncio.sleep(0 if more else pace.rest(waiting=self.store.follower.state == "waiting"))
+            # pages ask once for what has come, and now and then while a long file is read
+            if not more or clock() - since > _LOOK:
+                now = json.dumps(self.status())
+                if now != last:
+                    last = now
+                    self._changed.set()
+                    self._changed = asyncio.Event()
+                since = clock()
+            if more:
+                await asyncio.sleep(0)  # requests are answered in between
+            else:
+                await asyncio.sleep(pace.rest(waiting=self.store.follower.state == "waiting"))
+                since = clock()
 
     def status(self) -> dict[str, Any]:
         """How the run is doing."""
@@ -240,10 +247,11 @@ class _Page:
         while True:
             changed = self._changed
             yield f"data: {json.dumps(self.status())}\n\n"
-            try:
-                await asyncio.wait_for(changed.wait(), timeout=15.0)
-            except TimeoutError:
-                yield ": still here\n\n"
+            while not changed.is_set():  # without news nobody is told to look again
+                try:
+                    await asyncio.wait_for(changed.wait(), timeout=15.0)
+                except TimeoutError:
+                    yield ": still here\n\n"
 
 
 def _question(request: Request, store: Store) -> tuple[Key, float, float, int]:

@@ -92,6 +92,12 @@ function line(label, colour, digits, more) {
   return { label, stroke: css(colour), width: 1.2, value: shortNumber(digits), points: { show: false }, spanGaps: true, ...more };
 }
 
+// in a legend a dashed line has a dashed mark, one with short dashes a dotted one
+const mark = (u, index) => {
+  const { dash } = u.series[index];
+  return dash ? (dash[0] > 4 ? "dashed" : "dotted") : "solid";
+};
+
 function build() {
   for (const chart of Object.values(charts)) chart.destroy();
   viewOf.charts.length = 0;
@@ -117,8 +123,10 @@ function build() {
   charts.position = timeChart("position", 170, [line("x", "--third", 2), line("y", "--second", 2)], { clock, axis });
   charts.width = timeChart("width", 170, [line("x", "--third", 2), line("y", "--second", 2)], { clock, axis });
   charts.flags = timeChart("flags", 170, [
-    line("jump", "--point", 2), line("saturated", "--accent", 2), line("outlier", "--third", 2), line("bad", "--fourth", 2),
-  ], { clock, axis, y: { range: (u, low, high) => [0, Math.max(1, high ?? 1) * 1.05] } });
+    // told apart by their dashes, too, also without colours
+    line("jump", "--point", 2), line("saturated", "--accent", 2, { dash: [10, 4], width: 2 }),
+    line("outlier", "--second", 2, { dash: [5, 3, 1, 3], width: 1.6 }), line("bad", "--ink", 2, { dash: [2, 4], width: 1.8 }),
+  ], { clock, axis, mark, y: { range: (u, low, high) => [0, Math.max(1, high ?? 1) * 1.05] } });
   buildScatter();
 }
 

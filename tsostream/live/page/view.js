@@ -119,7 +119,7 @@ function timeChart(id, height, series, options) {
     width: box.clientWidth || 300, height: narrow() ? Math.round(height * 0.8) : height,
     scales: { x: { time: false, range: () => currentRange() }, y: options.y || {} },
     axes: axes(options.axis || {}),
-    legend: { show: options.legend !== false },
+    legend: { show: options.legend !== false, markers: { width: 2, dash: options.mark || "solid" } },
     cursor: { sync: { key: "time" }, y: false, bind: mouse(), drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
     series: [{ label: options.clock || "hours", value: shortNumber(4) }, ...series],
     bands: options.bands || [],

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tsostream
 from tsostream.replay.baseline import machine, read_baseline, write_baseline
 from tsostream.replay.case import find_cases
 
@@ -75,6 +76,28 @@ def test_twenty_ppm_in_one_column_are_caught(cli, spoilt, tmp_path, column):
     assert updated.stdout.startswith(f"imaging/uncal: {column} ")
     assert updated.stdout.endswith("ppm from integration 7\n")
     assert cli("replay", folder, "--run", "uncal").exit_code == 0
+
+
+def test_a_run_from_a_lock(cli, exposure, written, tmp_path):
+    """Archived files beside the recipe, a lock made elsewhere: its files are found in the references of the case."""
+    folder = tmp_path / "locked"
+    (folder / "refs").mkdir(parents=True)
+    for path in exposure.directory.iterdir():
+        shutil.copy(path, folder if path in exposure.segments else folder / "refs")
+    made = cli("refs", "lock", "--from", written, "-o", folder / "run.lock")
+    assert made.exit_code == 0, made.stderr
+    lock = folder / "run.lock"
+    lock.write_text(lock.read_text().replace(str(exposure.directory), str(tmp_path / "elsewhere")))
+    recipe = "about: a lock\ninput: {files: ['*_uncal.fits'], refs: refs}\nruns: {uncal: {lock: run.lock}}\n"
+    (folder / "case.yaml").write_text(recipe)
+    result = cli("replay", folder, "--update", "--work", tmp_path / "work")
+    assert result.exit_code == 0, result.stderr
+    (out,) = (tmp_path / "work").rglob("lc.arrow")
+    metadata = tsostream.open(out).metadata
+    assert metadata["lock"] == str(lock)
+    assert {one["source"] for one in metadata["references"].values()} == {"lock"}
+    assert metadata["config"]["steps"] == tsostream.open(written).metadata["config"]["steps"]
+    assert cli("replay", folder).stdout == "locked/uncal: the same, every bit\n"
 
 
 def test_against_our_own_export(cli, written, tmp_path):

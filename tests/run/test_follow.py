@@ -33,7 +33,7 @@ from tsostream.run.request import Request
 from tsostream.run.setup import prepare_all
 from tsostream.run.stream import run_exposure
 from tsostream.simulate import SimulatedExposure
-from tsostream.sinks import open_output
+from tsostream.sinks import Journal, journal_path, open_output
 
 SCOUT = "head:12"
 
@@ -393,6 +393,28 @@ def test_a_segment_left_of_an_earlier_exposure_does_not_block(
     arrivals.report = told.append
     asyncio.run(arrivals.run(1))
     assert any("are not part of this output" in text for text in told)
+
+
+def test_resuming_takes_the_exposure_of_the_output(exposure: SimulatedExposure, tmp_path: Path) -> None:
+    """Another one, earlier in order, could begin by now as well."""
+    data, out = tmp_path / "data", tmp_path / "lc.arrow"
+    data.mkdir()
+    for source in exposure.segments[:2]:
+        shutil.copy(source, data)
+        other = data / source.name.replace("jw01366", "jw00366")
+        shutil.copy(source, other)
+        with fits.open(other, mode="update") as hdus:
+            hdus[0].header["VISIT_ID"] = "00366003001"
+    for path in data.iterdir():
+        os.utime(path, (time.time() - 100, time.time() - 100))
+    wanted = request(exposure, data, out)
+    ((first, _),) = follow_exposures(wanted)
+    assert first.exposure_id.startswith("jw00366")
+    journal = Journal.acquire(journal_path(out))
+    journal.begin({"exposure": {"exposure_id": first.exposure_id.replace("jw00366", "jw01366")}})
+    journal.close()
+    ((second, _),) = follow_exposures(replace(wanted, resume=True))
+    assert second.exposure_id.startswith("jw01366")
 
 
 def test_strangers_and_other_versions_are_reported_not_mixed_in(

@@ -80,7 +80,7 @@ def make_runs(
             if not inputs:
                 what = f"run {source} has made no rateints, from which {name} shall begin"
                 raise InputError(Problem(what, str(case.folder), "add products: [rateints] to it", "recipe"))
-        if given.refs is not None and "lock" not in options:
+        if given.refs is not None:  # also with a lock, whose files may have been elsewhere
             options.setdefault("refs_dir", given.refs)
         if "lock" in options:
             options["lock"] = case.folder / options["lock"]

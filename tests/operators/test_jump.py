@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tsostream.errors import ConfigError
 from tsostream.integration import dq
-from tsostream.operators import jump
+from tsostream.operators import jump_search
 from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.jump import Jump
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference
@@ -96,7 +96,7 @@ def screened_and_not(d: np.ndarray, noise: float, **parameters: Any) -> tuple[np
     every = np.zeros(d.shape, bool)
     exact = np.diff(data, axis=0).astype(np.float64)
     for x in range(d.shape[1]):
-        jump._flag_pixel(
+        jump_search._flag_pixel(
             np.ascontiguousarray(exact[:, x]), n, float(np.float32(noise) ** 2), operator.rejection_threshold,
             operator.four_group_rejection_threshold, operator.three_group_rejection_threshold,
             operator.min_diffs_single_pass, a, work, flags,
@@ -145,7 +145,7 @@ def test_pixel_kernel_agrees_with_its_twin_on_ties(seed: int, ndiff: int, single
         if np.isfinite(d).sum() < 2:
             continue
         limits = (2.0, 1.5, 1.0)
-        jump._flag_pixel(d, ndiff, 0.01, *limits, 2 if single else 99, a, work, flags)
+        jump_search._flag_pixel(d, ndiff, 0.01, *limits, 2 if single else 99, a, work, flags)
         np.testing.assert_array_equal(flags.astype(bool), pixel_jumps(d, 0.01, limits, single=single))
 
 

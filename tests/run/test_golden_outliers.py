@@ -14,7 +14,7 @@ from tsostream.operators.base import Binding
 from tsostream.operators.outlier_detection import OutlierDetection
 from tsostream.operators.tile import plan_tile
 from tsostream.operators.window import run_blocks
-from tsostream.run.chain import RateChain
+from tsostream.run.ramps import RateChain
 
 CASES = ("miri_slitless", "miri_sub64", "nrc_sub64p", "nrc_subgrism64", "nrs_sub512", "nrs_sub512_short")
 

@@ -223,8 +223,8 @@ def _least_memory(request: Request, exposure: Exposure) -> str:
     import numpy as np
 
     from tsostream.operators.tile import plan_tile
-    from tsostream.run.chain import RateChain
     from tsostream.run.plan import make_plan, parse_bytes
+    from tsostream.run.ramps import RateChain
     from tsostream.run.scout import parse_scout
     from tsostream.run.slopes import SlopeSteps
 

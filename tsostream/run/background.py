@@ -11,8 +11,8 @@ from tsostream.files import Exposure, load_association, read_sync
 from tsostream.files.backgrounds import average_background
 from tsostream.integration.payload import Rate
 from tsostream.operators.bkg_subtract import BkgSubtract
-from tsostream.run.chain import RateChain
 from tsostream.run.config import Config
+from tsostream.run.ramps import RateChain
 from tsostream.run.request import Request
 
 __all__ = ["background_files", "mean_background", "slopes_again"]

@@ -22,7 +22,7 @@ from tsostream.records import (
     warm_up,
 )
 from tsostream.run.background import slopes_again
-from tsostream.run.chain import Chain, RateChain
+from tsostream.run.chain import Chain
 from tsostream.run.coordinates import source_place
 from tsostream.run.measured import sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
@@ -32,6 +32,7 @@ from tsostream.run.parity.rates import parity_rates
 from tsostream.run.parity.soss import soss_segments
 from tsostream.run.prepared import Prepared
 from tsostream.run.provenance import describe_start
+from tsostream.run.ramps import RateChain
 from tsostream.run.readout import effective_times, ramp_shifts
 from tsostream.run.ready import Ready
 from tsostream.run.scout import Scout

@@ -17,9 +17,9 @@ from tsostream.files import BLOCK_BYTES, Exposure, block_length, buffer_bytes
 from tsostream.operators.jit import is_cold
 from tsostream.operators.memory import memories_of
 from tsostream.operators.window import ring_bytes
-from tsostream.run.chain import RateChain
 from tsostream.run.flow import blocks_in_flight, frames_waiting, ring_capacity
 from tsostream.run.product_plan import ProductPlan, product_memory
+from tsostream.run.ramps import RateChain
 from tsostream.run.scout import COVARIANCE_PIXELS, ScoutPlan, stack_size
 from tsostream.run.slopes import SlopeSteps
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from tsostream.files import Exposure
 from tsostream.integration.reference import Reference
-from tsostream.run.chain import RateChain, bind_measurement, bind_rates
+from tsostream.run.chain import bind_measurement
 from tsostream.run.config import Config
 from tsostream.run.following import Arrivals
 from tsostream.run.plan import MemoryPlan
 from tsostream.run.product_plan import ProductPlan
+from tsostream.run.ramps import RateChain, bind_rates
 from tsostream.run.request import Request
 from tsostream.run.scout import ScoutPlan
 from tsostream.run.slopes import SlopeSteps, bind_slopes

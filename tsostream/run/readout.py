@@ -14,7 +14,7 @@ from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.readout import read_times
 from tsostream.operators.tile import Tile
-from tsostream.run.chain import RateChain
+from tsostream.run.ramps import RateChain
 
 __all__ = ["effective_times", "ramp_shifts"]
 

@@ -26,7 +26,7 @@ from tsostream.integration.payload import Raw
 from tsostream.operators.aperture.covariance import shared_covariance
 from tsostream.operators.flux import flux_scale
 from tsostream.operators.sorting import comparators, stack_statistics
-from tsostream.run.chain import RateChain
+from tsostream.run.ramps import RateChain
 
 __all__ = [
     "SCOUT_INTEGRATIONS",

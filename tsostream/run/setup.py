@@ -24,7 +24,6 @@ from tsostream.operators.tso_photometry import TsoPhotometry
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
 from tsostream.run.background import background_files, mean_background
-from tsostream.run.chain import bind_rates
 from tsostream.run.choices import choose
 from tsostream.run.config import Config
 from tsostream.run.following import (
@@ -39,6 +38,7 @@ from tsostream.run.parity.steps import check_parity, check_scopes, user_mask
 from tsostream.run.plan import make_plan, parse_bytes
 from tsostream.run.prepared import Prepared, State, segment_spans
 from tsostream.run.product_plan import plan_products
+from tsostream.run.ramps import bind_rates
 from tsostream.run.request import Request
 from tsostream.run.resume import check_output, check_same_run
 from tsostream.run.scout import parse_scout

@@ -7,9 +7,9 @@ from concurrent.futures import Executor
 from typing import Any
 
 from tsostream.errors import InputError, Problem
-from tsostream.run.chain import RateChain
 from tsostream.run.observer import Observer
 from tsostream.run.prepared import Prepared
+from tsostream.run.ramps import RateChain
 from tsostream.run.resume import scout_integrations, stored_scout
 from tsostream.run.scout import (
     Scout,

@@ -14,13 +14,13 @@ from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.memory import Carry
 from tsostream.operators.tile import plan_tile
 from tsostream.references.small_files import write_emicorr
-from tsostream.run.chain import Lent, RateChain
 from tsostream.run.observer import Observer
 from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
 from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
 from tsostream.run.prepared import Prepared
 from tsostream.run.product_plan import product_path
+from tsostream.run.ramps import Lent, RateChain
 
 __all__ = ["ParityRates", "parity_rates"]
 

@@ -21,9 +21,10 @@ from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.soss.geometry import trace_reference
 from tsostream.operators.soss.official import segment_statistics
 from tsostream.operators.soss.official_block import SossSegment
-from tsostream.run.chain import Chain, RateChain
+from tsostream.run.chain import Chain
 from tsostream.run.flow import Flow
 from tsostream.run.prepared import Prepared
+from tsostream.run.ramps import RateChain
 from tsostream.run.slopes import SlopeSteps
 
 __all__ = ["soss_segments"]

@@ -226,6 +226,20 @@ def test_an_integration_is_corrected_the_same_wherever_it_stands() -> None:
         np.testing.assert_array_equal(step.push(both)[0].data[1], step.push(alone)[0].data[0])
 
 
+@pytest.mark.parametrize("size", [49, 50, 51, 64])
+def test_reference_waves_of_any_length(size: int) -> None:
+    """For some lengths rounding gives one value too many."""
+    setting = wave_settings(emi_tree(INFO), INFO)
+    assert setting
+    shape = np.cos(2 * np.pi * np.arange(size) / size)
+    clock = Clock.make(INFO, replace(setting, frequencies=(390.625,), shapes=(shape,)), 0, None)
+    table = emi_sequential.find_table(
+        np.cos(2 * np.pi * (np.arange(clock.bins) / clock.bins - 0.3)), clock, scale=True
+    )
+    assert len(table) >= clock.period
+    assert np.argmax(table) / clock.period == pytest.approx(0.3, abs=0.03)
+
+
 def test_median_of_the_scatter_is_exact() -> None:
     """Counted by leading and trailing bits, not sorted."""
     for count in (1, 2, 3):

@@ -118,7 +118,10 @@ CASES = {
     "lines cleaned, MIRI": Case(
         "miri_sub64", 6, 7, f"--ny 40 {HITS}", {"clean_flicker_noise": {**ON, "background_method": None}}
     ),
-    "waves cleaned": Case("nrs_sub512", 4, 5, HITS, {"clean_flicker_noise": {**ON, "fit_method": "fft"}}),
+    # the official fit of waves is in single precision, which samples near zero show
+    "waves cleaned": Case(
+        "nrs_sub512", 4, 5, HITS, {"clean_flicker_noise": {**ON, "fit_method": "fft"}}, rounding=100.0
+    ),
     "interference": Case("miri_slitless", 3, 6, f"--ny 48 {HITS}", {"emicorr": ON}),
     "interference, sequential, each file by itself": Case(
         "miri_sub64", 4, 11, "--ny 16 --segments 2", {"emicorr": {**ON, "algorithm": "sequential"}}
@@ -189,7 +192,7 @@ def write_waves(folder: Path) -> Path:
     turn = 2 * np.pi * (np.arange(64) + 0.5) / 64
     waves = {
         "Hz390": {"frequency": 390.625, "phase_amplitudes": np.sin(turn) + 0.3 * np.cos(3 * turn)},
-        "Hz218": {"frequency": 218.52055, "phase_amplitudes": np.cos(turn[:50])},
+        "Hz218": {"frequency": 218.52055, "phase_amplitudes": np.cos(turn[:48])},
     }
     freqs = {"FAST": [*waves]}
     cases = {
@@ -296,7 +299,9 @@ def test_equals_the_official_pipeline(name: str, shared: Path, tmp_path: Path) -
     case = CASES[name]
     place = official(case, shared, tmp_path)
     settings = [
-        f"{step}.{key}={value}" for step, values in case.steps.items() for key, value in values.items()
+        f"{step}.{key}={'null' if value is None else value}"
+        for step, values in case.steps.items()
+        for key, value in values.items()
     ]
     results = list(run_case(place, settings))
     rows = [row for result in results for row in compare_case(place, result)]

@@ -308,13 +308,16 @@ def find_table(means: np.ndarray, clock: Clock, *, scale: bool) -> np.ndarray:
 
 def _reference_table(wave: np.ndarray, table: np.ndarray, clock: Clock, *, scale: bool) -> np.ndarray:
     """Turn the reference to the phase at which it is most like the wave, and scale it."""
-    shape, like = clock.shape, _resample(wave, len(clock.shape))
+    # rounding may give one value too many, on which the official step fails
+    shape, like = clock.shape, _resample(wave, len(clock.shape))[: len(clock.shape)]
     with np.errstate(invalid="ignore", divide="ignore"):
         # what rolling does to the correlation is all in the product of the two
         products = [np.dot(np.roll(shape, k), like - like.mean()) for k in range(len(shape))]
     turned = _resample(np.roll(shape, int(np.argmax(products))), clock.period)
     if not scale:
         return turned
+    count = min(len(turned), len(table))
+    turned, table = turned[:count], table[:count]
     off = turned - turned.mean()
     spread = float(np.dot(off, off))
     return turned * (float(np.dot(off, table - table.mean())) / spread if spread > 0 else np.nan)

@@ -159,6 +159,7 @@ def main() -> None:
                 seconds[step] = time.process_time() - began
             except Exception as error:  # told, and left out of the comparison
                 failed[step] = f"{type(error).__name__}: {error}"
+                break  # what follows would work on something else
     print(json.dumps({"jwst": jwst.__version__, "integrations": count, "seconds": seconds, "failed": failed}))
 
 

@@ -116,7 +116,6 @@ def steps_of(model: Any, references: dict[str, str], folder: Path) -> dict[str, 
         return {f"override_{name}": references.get(name, "N/A") for name in names}
 
     exp_type = model.meta.exposure.type
-    soss = ("pastasoss", "specprofile", "speckernel")
     steps: dict[str, Callable[[Any], Any]] = {}
     if exp_type != "NRS_BRIGHTOBJ":
         steps["flat_field"] = lambda given: FlatFieldStep.call(
@@ -126,10 +125,14 @@ def steps_of(model: Any, references: dict[str, str], folder: Path) -> dict[str, 
     if exp_type in IMAGES:
         steps["tso_photometry"] = lambda given: TSOPhotometryStep.call(given, **override("gain"))
         return steps
-    box = "N/A" if exp_type == "NIS_SOSS" else box_reference(model, folder)
+    if exp_type == "NIS_SOSS":
+        # the separation of the orders does not come to an end in minutes
+        return steps
+    box = box_reference(model, folder)
+    none = dict.fromkeys((f"override_{name}" for name in ("pastasoss", "specprofile", "speckernel")), "N/A")
     steps["extract_1d"] = lambda given: Extract1dStep.call(
         given,
-        **override(*soss),
+        **none,
         override_extract1d=box,
         override_apcorr="N/A",
         override_psf="N/A",

@@ -3,7 +3,8 @@
 Each case is processed from its ramps, all steps of the mode on, with calints written; processor time of each step, and
 peak memory against the plan. Where TSOSTREAM_JWST_PYTHON names an interpreter with jwst, its flat_field,
 outlier_detection, extract_1d and white_light or tso_photometry run on slopes of the same pixels (fewer integrations,
-for it is slow), and are compared with ours of the same names, per integration.
+for it is slow), and are compared with ours of the same names, per integration; of SOSS only what comes before the
+extraction.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _official(data: Data, scratch: Path) -> dict[str, Any] | None:
     done = subprocess.run([python, str(program), str(job)], capture_output=True, text=True, check=False)
     rateints.unlink()
     if done.returncode:
-        raise RuntimeError(f"the official steps failed:\n{done.stderr[-2000:]}")
+        print(f"not compared: the official steps ended with {done.returncode}: {done.stderr[-500:].strip()}")
+        return None
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     for name, why in answer["failed"].items():
         print(f"not compared: the official {name} failed with {why}")

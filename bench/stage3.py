@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,21 +75,24 @@ def _official(data: Data, scratch: Path) -> dict[str, Any] | None:
     if not python:
         return None
     short = Data((data.official,), data.official, data.references, data.wavelengths)
-    run_child(short, scratch / "short.arrow", products=["rateints"])
-    (rateints,) = scratch.glob("*_rateints.fits")
+    folder = scratch / "official_stage3"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    run_child(short, folder / "short.arrow", products=["rateints"])
+    (rateints,) = folder.glob("*_rateints.fits")
     references = {
         path.stem.rpartition("_")[2]: str(path)
         for path in sorted(data.references.iterdir())
         if path.name.startswith("sim_")
     }
     wavelengths = str(data.wavelengths) if data.wavelengths else None
-    job = scratch / "official_stage3.json"
+    job = folder / "job.json"
     job.write_text(
         json.dumps({"rateints": str(rateints), "references": references, "wavelengths": wavelengths})
     )
     program = Path(__file__).with_name("official_stage3.py")
     done = subprocess.run([python, str(program), str(job)], capture_output=True, text=True, check=False)
-    rateints.unlink()
+    shutil.rmtree(folder)
     if done.returncode:
         print(f"not compared: the official steps ended with {done.returncode}: {done.stderr[-500:].strip()}")
         return None

@@ -168,3 +168,10 @@ def test_planted_violations_are_found(module: str, source: str) -> None:
 )
 def test_legal_imports_pass(module: str, source: str) -> None:
     assert violations(module, source, frozenset({"jump", "ramp_fit"})) == []
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Two of one name in different folders cannot be collected together."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) > 100
+    assert sorted(names) == sorted({*names})

@@ -35,7 +35,9 @@ def test_the_whole_way(spawn, arguments, tmp_path):
         r"^stream: 40 of 40 integrations, .*integrations/s, .*MB memory, scatter \d+ ppm", stderr, re.M
     )
     assert re.search(
-        r"^done: 40 integrations in .*; scatter \d+ ppm \(own errors \d+\); .*peak memory", stderr, re.M
+        r"^done: 40 integrations in .*; scatter \d+ ppm from point to point \(own errors \d+\); .*peak memory",
+        stderr,
+        re.M,
     )
     assert "\x1b" not in stderr
     assert all(line == line.rstrip() for line in stderr.splitlines())

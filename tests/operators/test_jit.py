@@ -52,3 +52,16 @@ def test_an_edit_of_a_called_kernel_or_a_named_constant_compiles_again(tmp_path:
     # an edit elsewhere costs nothing
     (rooms / "superbias.py").write_text((rooms / "superbias.py").read_text() + "\n# a remark\n")
     assert run_copy(tree, cache) == "value 33 compiled 0"
+
+
+def test_machine_code_that_cannot_be_kept_is_compiled_again(tmp_path: Path) -> None:
+    """A kernel that compiles while the disk is full works; it is not the run's business."""
+    tree = tmp_path / "tree"
+    shutil.copytree(Path(tsostream.__file__).parent, tree / "tsostream")
+    (tree / "tsostream" / "operators" / "probe.py").write_text(
+        "import resource, signal\nfrom tsostream.operators.jit import kernel\n@kernel\ndef high(x):\n    return x + 1\n"
+        "def run():\n    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))\n    return high(10)\n"
+    )
+    assert run_copy(tree, tmp_path / "cache") == "value 11 compiled 1"
+    assert run_copy(tree, tmp_path / "cache") == "value 11 compiled 1"

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -109,6 +109,16 @@ def on_compile(callback: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+def _keep_if_possible(save: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Compile again next time, rather than fail, where machine code cannot be kept: on a full disk, say."""
+
+    def save_overload(signature: Any, data: Any) -> None:
+        with suppress(OSError):
+            save(signature, data)
+
+    return save_overload
+
+
 def kernel(function: Callable) -> Any:
     """Compile a kernel: no Python objects, no GIL, no raising on division, no re-ordered sums, cached on disk.
 
@@ -121,5 +131,7 @@ def kernel(function: Callable) -> Any:
     # Numba asks for the directory while it decorates
     setattr(numba.config, "CACHE_DIR", str(place))  # noqa: B010 - numba declares it at run time
     compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    store: Any = compiled._cache
+    store.save_overload = _keep_if_possible(store.save_overload)
     _digests[compiled] = digest
     return compiled

@@ -130,8 +130,8 @@ def kernel(function: Callable) -> Any:
     _in_use.add(place)
     # Numba asks for the directory while it decorates
     setattr(numba.config, "CACHE_DIR", str(place))  # noqa: B010 - numba declares it at run time
-    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
-    store: Any = compiled._cache
+    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
+    store = compiled._cache
     store.save_overload = _keep_if_possible(store.save_overload)
     _digests[compiled] = digest
     return compiled

@@ -89,19 +89,18 @@ def test_one_that_is_written_to_does_not_count(incoming, clock, tmp_path):
     assert following.reports == []
 
 
-@pytest.mark.parametrize("ending", [".aria2", ".part"])
-def test_a_download_that_keeps_its_state_beside_the_file(incoming, clock, ending):
+def test_a_download_that_keeps_its_state_beside_the_file(incoming, clock):
     """It has its final name and length from the beginning, and every byte may be there or not."""
     following = Following(incoming, clock=clock)
     path = make(incoming, 1)
     os.utime(path, (time.time() - 100, time.time() - 100))
-    control = path.with_name(path.name + ending)
+    control = path.with_name(path.name + ".aria2")
     control.write_bytes(b"which pieces are there")
     for _ in range(3):
         assert not following.look()
         clock.now += SETTLE_LONG * 2
     assert following.pending(judged=True) == [
-        f"s001_uncal.fits: still arrives as long as s001_uncal.fits{ending} stands beside it"
+        "s001_uncal.fits: still arrives as long as s001_uncal.fits.aria2 stands beside it"
     ]
     control.unlink()
     clock.now += SETTLE * 2
@@ -112,6 +111,15 @@ def test_a_download_that_keeps_its_state_beside_the_file(incoming, clock, ending
     clock.now += SETTLE * 2
     assert following.look()
     assert numbers(following) == [(1, 5), (6, 10)]
+
+
+def test_what_an_attempt_that_broke_off_left_behind_does_not_block(incoming, clock):
+    following = Following(incoming, clock=clock)
+    make(incoming, 1).with_name("s001_uncal.fits.part").write_bytes(b"half")
+    following.look()
+    clock.now += SETTLE * 2
+    assert following.look()
+    assert numbers(following) == [(1, 5)]
 
 
 def test_a_copy_that_pauses_between_two_extensions(incoming, clock, tmp_path):

@@ -185,7 +185,7 @@ def _run_together(
 ) -> list[Result]:
     """Run detectors whose segments still arrive side by side; empty when interrupted."""
     from tsostream.cli.meter import Meter
-    from tsostream.cli.summary import how_far, summarise
+    from tsostream.cli.summary import how_far, look_at_rows, summarise
     from tsostream.cli.watching import Lines, Watcher
     from tsostream.run.api import run_together
     from tsostream.run.stream import run_exposure
@@ -205,9 +205,8 @@ def _run_together(
         return []
     for result, watcher in zip(results, watchers, strict=True):
         if not quiet:
-            console.print(
-                f"{result.out.name}: {summarise(result, watcher)}", soft_wrap=not console.is_terminal
-            )
+            said = summarise(result, watcher, look_at_rows(result.out))
+            console.print(f"{result.out.name}: {said}", soft_wrap=not console.is_terminal)
         click.echo(str(result.out))
     return results
 
@@ -216,7 +215,7 @@ def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, 
     """Run one exposure; None when it was interrupted."""
     from tsostream.cli.meter import Meter
     from tsostream.cli.report import memory_text
-    from tsostream.cli.summary import how_far, log_counts, summarise
+    from tsostream.cli.summary import how_far, log_counts, look_at_rows, summarise
     from tsostream.cli.watching import make_watcher
     from tsostream.errors import TsoStreamError
     from tsostream.run.stream import run_exposure
@@ -239,9 +238,10 @@ def _run(prepared: Prepared, console: Console, interruptible: Interruptible, *, 
         if watcher.meter.stage == "stream":
             click.echo(f"tsostream: {how_far(prepared, watcher)}", err=True)
         raise
-    summary = summarise(result, watcher)
+    rows = look_at_rows(result.out)
+    summary = summarise(result, watcher, rows)
     logger.info("%s", summary)
-    log_counts(result)
+    log_counts(result, rows)
     if not quiet:
         console.print(summary, soft_wrap=not console.is_terminal)
     return result

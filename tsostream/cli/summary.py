@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tsostream.cli.meter import peak_bytes
 from tsostream.live.figures import COUNTS, duration, main_rows, noise
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tsostream.run.prepared import Prepared
     from tsostream.run.ready import Result
 
-__all__ = ["how_far", "log_counts", "summarise"]
+__all__ = ["AllRows", "how_far", "log_counts", "look_at_rows", "summarise"]
 
 logger = logging.getLogger("tsostream")
 
@@ -35,10 +35,9 @@ def how_far(prepared: Prepared, watcher: Watcher) -> str:
     )
 
 
-def summarise(result: Result, watcher: Watcher) -> str:
+def summarise(result: Result, watcher: Watcher, rows: AllRows) -> str:
     """Say in one line how a run went: of all its rows, also those of earlier sessions."""
-    meter = watcher.meter
-    counts, scatter, own = _all_rows(result.out)
+    meter, scatter = watcher.meter, rows.scatter
     seconds = result.seconds.get("stream", 0.0)
     done = f"{result.integrations} integrations"
     if meter.resumed:
@@ -48,16 +47,26 @@ def summarise(result: Result, watcher: Watcher) -> str:
         rate = new / seconds
         parts.append(f"{rate:.0f}/s, {rate * meter.bytes_per_integration / 1e6:.0f} MB/s")
     parts.append(
-        f"scatter {scatter:.0f} ppm from point to point (own errors {own:.0f})" if scatter == scatter else ""
+        f"scatter {scatter:.0f} ppm from point to point (own errors {rows.own_error:.0f})"
+        if scatter == scatter
+        else ""
     )
-    parts.append(" ".join(f"{name} {count}" for name, count in counts.items() if count))
+    parts.append(" ".join(f"{name} {count}" for name, count in rows.counts.items() if count))
     peak = peak_bytes()
     parts.append(f"peak memory {peak / 1e6:.0f} MB" if peak else "")
     return "done: " + "; ".join(part for part in parts if part)
 
 
-def _all_rows(path: Path) -> tuple[dict[str, int], float, float]:
-    """Sum up the counts of all rows of an output; and find scatter and own error [ppm]."""
+class AllRows(NamedTuple):
+    """What all rows of an output say: counts, and scatter and own error of the flux [ppm]."""
+
+    counts: dict[str, int]
+    scatter: float
+    own_error: float
+
+
+def look_at_rows(path: Path) -> AllRows:
+    """Sum up all rows of an output."""
     import numpy as np
 
     counts = dict.fromkeys(COUNTS, 0)
@@ -68,15 +77,14 @@ def _all_rows(path: Path) -> tuple[dict[str, int], float, float]:
             counts[name] += int(batch.column(name).to_numpy().sum())
         flux.append(batch.column("flux").to_numpy()[main])
         error.append(batch.column("flux_err").to_numpy()[main])
-    return counts, *noise(np.concatenate(flux), np.concatenate(error))
+    return AllRows(counts, *noise(np.concatenate(flux), np.concatenate(error)))
 
 
-def log_counts(result: Result) -> None:
+def log_counts(result: Result, rows: AllRows) -> None:
     """Log what the steps found and how long they took."""
-    counts, _, _ = _all_rows(result.out)
     logger.info(
         "counts in the source aperture, all rows: %s",
-        ", ".join(f"{name}={count}" for name, count in counts.items()),
+        ", ".join(f"{name}={count}" for name, count in rows.counts.items()),
     )
     facts = {
         name: result.metadata.get(name, 0)

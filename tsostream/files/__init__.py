@@ -8,7 +8,14 @@ from tsostream.files.reader import BLOCK_BYTES, OnError, block_length, buffer_by
 from tsostream.files.segment import Extension, SegmentFile, open_segment
 from tsostream.files.times import TIME_FLAGS, SegmentTimes, header_disagreement, header_times
 from tsostream.files.wavelengths import fit_to_frame, wavelength_image, wavelength_maps
-from tsostream.files.wcs import CoordinateSystem, SourcePlace, gwcs_is_here, gwcs_wavelengths, open_system
+from tsostream.files.wcs import (
+    CoordinateSystem,
+    SourcePlace,
+    gwcs_is_here,
+    gwcs_wavelengths,
+    open_system,
+    shows_pixels_of,
+)
 
 __all__ = [
     "BLOCK_BYTES",
@@ -38,6 +45,7 @@ __all__ = [
     "read_blocks",
     "read_sync",
     "read_tree",
+    "shows_pixels_of",
     "wavelength_image",
     "wavelength_maps",
 ]

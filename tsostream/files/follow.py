@@ -3,7 +3,8 @@
 A file counts as complete when its size is what its headers promise and it has not changed for a moment. One that lacks
 an extension that others have, ends in the middle of a block, or has holes that nobody has written to must rest longer,
 for a copy may pause. Names that downloads use until they are done (hidden, ``.part``, ``.tmp``) are no segment names. A
-file beside which a download keeps its state (``<name>.aria2``, ``<name>.part``) is not complete, whatever its length.
+file beside which a download keeps its state (``<name>.aria2``) is not complete, whatever its length; a ``<name>.part``
+says nothing of the file without that ending: it may be what an attempt that broke off left behind.
 Looking at the directory works on every file system; where `watchfiles` is installed and the system reports changes, the
 next look comes at once.
 """
@@ -47,8 +48,8 @@ POLL: Final = 0.15
 POLL_NOTIFIED: Final = 1.0
 #: a look never takes more than this part of the time
 _DUTY: Final = 0.1
-#: endings, after the whole name, of what a download keeps beside a file until it is done
-_UNDER_WAY: Final = (".aria2", ".part")
+#: ending, after the whole name, of what a download keeps beside a file of full length until it is done
+_UNDER_WAY: Final = ".aria2"
 #: what a file that is not complete yet may look like
 _GROWING: Final = frozenset(
     {"truncated", "empty", "not_fits", "corrupt_header", "corrupt_gzip", "unreadable", "not_found",
@@ -221,7 +222,7 @@ class Following:
                     stat = path.stat()
                 except OSError:
                     continue  # on its way to another name
-                beside = next((path.name + end for end in _UNDER_WAY if path.name + end in names), "")
+                beside = path.name + _UNDER_WAY if path.name + _UNDER_WAY in names else ""
                 found.append((path, (stat.st_size, stat.st_mtime_ns, stat.st_ino), beside))
         except OSError as error:
             what = f"the directory cannot be read ({error.strerror or error})"

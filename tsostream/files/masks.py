@@ -34,7 +34,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             if not images:
                 raise InputError(Problem("holds no image", str(place), "give a mask as a FITS image", "mask"))
             data = np.asarray(images[0].data)
-    except OSError as error:
-        what = f"cannot be read ({error.strerror or error})"
+    except (OSError, ValueError, TypeError) as error:  # the last two: shorter than its header says
+        what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise InputError(Problem(what, str(place), "give a mask as a FITS image", "mask")) from None
     return np.ascontiguousarray(np.nan_to_num(data) != 0)

@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.files.embedded import read_tree
+from tsostream.integration.exposure_info import ExposureInfo
 
 __all__ = [
     "MISSING_EXTRA",
@@ -22,12 +23,15 @@ __all__ = [
     "gwcs_is_here",
     "gwcs_wavelengths",
     "open_system",
+    "shows_pixels_of",
 ]
 
 Array = npt.NDArray[np.float64]
 #: where a source is expected: ``pixel`` along the dispersion, ``location`` across at that pixel, ``trace`` [disp]
 SourcePlace = dict[str, Any]
 
+#: what makes two files be of one observation
+_OBSERVATION: Final = ("PROGRAM", "OBSERVTN", "VISIT")
 MISSING_EXTRA: Final = "the packages gwcs and stdatamodels are missing: pip install 'tsostream[wcs]'"
 
 
@@ -237,3 +241,26 @@ def _load(content: bytes, where: str) -> Any:
                 return wcs
     except Exception as error:  # asdf and astropy raise many types on trees they do not know
         raise _failed(where, error) from error
+
+
+def shows_pixels_of(path: Path, info: ExposureInfo) -> bool:
+    """Whether a product's images are of these pixels of the same observation."""
+    try:
+        with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
+            if "SCI" not in hdus:
+                return False
+            header, science = hdus[0].header, hdus["SCI"].header
+            shape = hdus["SCI"].shape[-2:]
+            corner = [_corner(header, science, axis) for axis in (1, 2)]
+            theirs = [header.get(key) for key in _OBSERVATION]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    ours = [info.header.get(key) for key in _OBSERVATION]
+    same = all(a == b for a, b in zip(theirs, ours, strict=True) if a is not None and b is not None)
+    return same and shape == info.frame_shape and corner == [info.xstart, info.ystart]
+
+
+def _corner(header: Any, science: Any, axis: int) -> int:
+    """Detector pixel of the images' first one, 1-based."""
+    start, window = header.get(f"SUBSTRT{axis}", 1), science.get(f"SLTSTRT{axis}", 1)
+    return int(np.asarray(start, float) + np.asarray(window, float)) - 1

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from astropy.io import fits
 
 from tsostream.errors import ConfigError
-from tsostream.files import CoordinateSystem, SourcePlace, open_system, portable_tree, read_tree
+from tsostream.files import (
+    CoordinateSystem,
+    SourcePlace,
+    open_system,
+    portable_tree,
+    read_tree,
+    shows_pixels_of,
+)
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.run.prepared import Prepared
 
 __all__ = ["carried_tree", "source_place", "system_file", "system_of"]
-
-#: what makes two files be of one observation
-_OBSERVATION = ("PROGRAM", "OBSERVTN", "VISIT")
 
 
 def system_file(prepared: Prepared, info: ExposureInfo) -> Path | None:
@@ -37,7 +37,7 @@ def system_file(prepared: Prepared, info: ExposureInfo) -> Path | None:
     """
     first = Path(prepared.exposure.segments[0].path)
     for path in (prepared.wavelength_file, first):
-        if path is not None and _is_of(path, info) and b"gwcs" in _tree(path):
+        if path is not None and shows_pixels_of(path, info) and b"gwcs" in _tree(path):
             return path
     return None
 
@@ -100,26 +100,3 @@ def _tree(path: Path) -> bytes:
         return read_tree(path)
     except (OSError, ValueError, KeyError, TypeError):
         return b""
-
-
-def _is_of(path: Path, info: ExposureInfo) -> bool:
-    """Whether a product's images are of these pixels of the same observation."""
-    try:
-        with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
-            if "SCI" not in hdus:
-                return False
-            header, science = hdus[0].header, hdus["SCI"].header
-            shape = hdus["SCI"].shape[-2:]
-            corner = [_corner(header, science, axis) for axis in (1, 2)]
-            theirs = [header.get(key) for key in _OBSERVATION]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    ours = [info.header.get(key) for key in _OBSERVATION]
-    same = all(a == b for a, b in zip(theirs, ours, strict=True) if a is not None and b is not None)
-    return same and shape == info.frame_shape and corner == [info.xstart, info.ystart]
-
-
-def _corner(header: Any, science: Any, axis: int) -> int:
-    """Detector pixel of the images' first one, 1-based."""
-    start, window = header.get(f"SUBSTRT{axis}", 1), science.get(f"SLTSTRT{axis}", 1)
-    return int(np.asarray(start, float) + np.asarray(window, float)) - 1

@@ -99,6 +99,7 @@ class RateChain:
     _idle: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     _slopes: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, repr=False)
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _walk: tuple[Any, list[str], list[RowPass]] | None = field(default=None, repr=False)
 
     @contextmanager
     def rates(self, raw: Raw) -> Iterator[Rate]:
@@ -247,6 +248,14 @@ class RateChain:
 
     def _passes(self) -> tuple[list[str], list[RowPass]]:
         """All passes in order with the names they are timed under; a tap waits for all rows, as statistics do."""
+        # the same for all blocks as long as the taps are: putting passes together takes whole planes
+        taps = tuple(self.taps.items())
+        if self._walk is None or self._walk[0] != taps:
+            named = self._join_passes()
+            self._walk = taps, [name for name, _ in named], [one for _, one in named]
+        return self._walk[1:]
+
+    def _join_passes(self) -> list[tuple[str, RowPass]]:
         named: list[tuple[str, RowPass]] = []
         stages = [("decode", (decode_pass,)), *((step.name, step.passes) for step in self.steps)]
         for name, passes in stages:
@@ -254,8 +263,7 @@ class RateChain:
             if name in self.taps:
                 tap = self.taps[name]
                 named.append(("products", RowPass(partial(_call_tap, tap=tap, step=name), frame=True)))
-        named = band(fuse(named))
-        return [name for name, _ in named], [one for _, one in named]
+        return band(fuse(named))
 
     def _borrow(self) -> _Workspace:
         try:

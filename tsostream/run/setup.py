@@ -185,12 +185,7 @@ def prepare(
     chosen = choose(request, info, problems, fetch=fetch, progress=progress)
     if chosen is not None:
         request = chosen.request
-    if request.on_error not in get_args(OnError):
-        what = f"expected stop or flag, not {request.on_error!r}"
-        problems.append(Problem(what, "--on-error", "give one of them", "parameter"))
-    if request.on_error == "flag" and request.parity is not None:
-        what = "--parity works on whole segments, so an integration that cannot be read stops it"
-        problems.append(Problem(what, "--on-error flag", "leave one of the two out", "parameter"))
+    problems += _wrong_on_error(request)
     scout = collect(lambda: parse_scout(request.scout))
     if scout is not None and arrivals is not None:
         scout = growing_scout(scout)
@@ -240,19 +235,12 @@ def prepare(
     )
     notes = [
         *exposure.notes,
-        *map(str, chosen.notes),
-        *map(str, loaded.notes),
-        *map(str, missing.skipped.values()),
+        *map(str, (*chosen.notes, *loaded.notes, *missing.skipped.values())),
+        *_background_note(request, config, background),
+        *(f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)),
+        *waves.notes,
+        *(() if arrivals is None else arrivals.folder.reports),
     ]
-    if background:
-        files = ", ".join(path.name for path in background_files(request, config))
-        notes.append(f"bkg_subtract: the mean of {files} is subtracted")
-    notes += [
-        f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)
-    ]
-    notes += waves.notes
-    if arrivals is not None:
-        notes += arrivals.folder.reports
     if request.resume and state == "new" and out is not None:
         notes.append(f"{out} is not there yet: nothing to resume, the run begins at its beginning")
     prepared = Prepared(
@@ -278,6 +266,25 @@ def prepare(
     )
     note = check_same_run(prepared)
     return replace(prepared, notes=(*prepared.notes, note)) if note else prepared
+
+
+def _wrong_on_error(request: Request) -> list[Problem]:
+    """Find what is wrong with --on-error."""
+    problems = []
+    if request.on_error not in get_args(OnError):
+        what = f"expected stop or flag, not {request.on_error!r}"
+        problems.append(Problem(what, "--on-error", "give one of them", "parameter"))
+    if request.on_error == "flag" and request.parity is not None:
+        what = "--parity works on whole segments, so an integration that cannot be read stops it"
+        problems.append(Problem(what, "--on-error flag", "leave one of the two out", "parameter"))
+    return problems
+
+
+def _background_note(request: Request, config: Config, background: Mapping[str, Any]) -> list[str]:
+    if not background:
+        return []
+    files = ", ".join(path.name for path in background_files(request, config))
+    return [f"bkg_subtract: the mean of {files} is subtracted"]
 
 
 def _held_bytes(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from tsostream.errors import ConfigError, Problem
+from tsostream.errors import ConfigError, Problem, SinkError
 from tsostream.operators.extract_1d import Extract1d
 from tsostream.run.config import Config
 from tsostream.run.prepared import Prepared
@@ -122,8 +122,13 @@ def write_grid(prepared: Prepared, measuring: Any) -> str:
     part = path.with_name(path.name + ".part")
     primary = fits.PrimaryHDU()
     primary.header["DATAMODL"], primary.header["TELESCOP"] = "SossWaveGridModel", "JWST"
-    fits.HDUList([primary, fits.ImageHDU(np.asarray(grid, np.float64), name=GRID)]).writeto(
-        part, overwrite=True
-    )
-    part.replace(path)
+    image = fits.ImageHDU(np.asarray(grid, np.float64), name=GRID)
+    try:
+        fits.HDUList([primary, image]).writeto(part, overwrite=True)
+        part.replace(path)
+    except OSError as error:
+        raise SinkError(
+            f"{path}: the wavelength grid cannot be written ({error.strerror or error}); "
+            "give another extract_1d.soss_wave_grid_out"
+        ) from error
     return ""

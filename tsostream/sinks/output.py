@@ -371,7 +371,6 @@ class Output:
         self._synced = time.monotonic()
 
     def _sync_tables(self) -> None:
-        self._flusher.collect(wait=True)
         for file in self._files.values():
             file.sync()
 
@@ -434,6 +433,7 @@ class Output:
                 errors.append(error)
         try:
             if status == "complete":
+                self._flusher.collect(wait=True)
                 self._sync_tables()  # the products are there already, and the journal goes
             else:
                 self.sync()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -46,6 +45,7 @@ from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
 from tsostream.run.parity.cleaning import clean_spool
 from tsostream.run.parity.events import flag_persistence, grow_events
+from tsostream.run.parity.scratch import map_scratch
 from tsostream.run.parity.spool import RampSpool, let_go, make_room, spool_bytes
 from tsostream.run.parity.steps import ESTIMATED, TABLES, ParitySteps, WindowSteps, bind_window
 from tsostream.run.parity.windows import Window, plan_windows
@@ -575,14 +575,7 @@ class SegmentRun:
         shape = (n, info.ny, info.nx)
         if self.store_bytes <= STORE_BYTES:
             return RatePlanes.empty(shape)
-        with tempfile.TemporaryFile(prefix="tsostream-", suffix=".slopes", dir=self.scratch) as file:
-            file.truncate(self.store_bytes)
-            size = self.store_bytes // 5
-            maps = [
-                np.memmap(file, np.uint32 if number == 4 else np.float32, "r+", number * size, shape)
-                for number in range(5)
-            ]
-        return RatePlanes(*maps)
+        return RatePlanes(*map_scratch(self.scratch, [*[(shape, np.float32)] * 4, (shape, np.uint32)]))
 
 
 def _used_groups(alive: np.ndarray) -> tuple[int, int]:

@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tsostream.errors import SinkError
 from tsostream.files import block_length, read_blocks
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.soss.geometry import trace_reference
@@ -23,6 +21,7 @@ from tsostream.operators.soss.official import segment_statistics
 from tsostream.operators.soss.official_block import SossSegment
 from tsostream.run.chain import Chain
 from tsostream.run.flow import Flow
+from tsostream.run.parity.scratch import map_scratch
 from tsostream.run.prepared import Prepared
 from tsostream.run.ramps import RateChain
 from tsostream.run.slopes import SlopeSteps
@@ -93,8 +92,7 @@ def soss_segments(
     folder = prepared.request.scratch or (
         prepared.out.parent if prepared.out is not None else Path(tempfile.gettempdir())
     )
-    data, err, filled = (_array(folder, shape, np.float32) for _ in range(3))
-    bits = _array(folder, shape, np.uint32)
+    data, err, filled, bits = map_scratch(folder, [*[(shape, np.float32)] * 3, (shape, np.uint32)])
     data[...] = np.nan
     err[...] = np.nan
     chain = Chain(rates, slopes, (Spool(exposure.first, data, err, bits),), ((1, 0),))
@@ -105,18 +103,6 @@ def soss_segments(
         statistics = segment_statistics(data[part], err[part], bits[part], filled[part])
         result.append(SossSegment(segment.first, segment.last, statistics, filled[part]))
     return result
-
-
-def _array(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Make an array in a file that goes away with it."""
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix="tsostream-soss-") as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
-    except OSError as error:
-        size = np.prod(shape) * np.dtype(dtype).itemsize / 1e9
-        raise SinkError(
-            f"{folder}: no room for {size:.1f} GB of slopes ({error.strerror or error}); give --scratch DIR"
-        ) from error
 
 
 async def _drain(prepared: Prepared, chain: Chain, pool: ThreadPoolExecutor) -> None:

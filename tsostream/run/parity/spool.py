@@ -7,13 +7,13 @@ where a segment is transposed (design: a spool). Small ones stay in memory, othe
 from __future__ import annotations
 
 import mmap
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.run.parity.scratch import map_scratch
 from tsostream.run.parity.windows import Window
 
 __all__ = ["SPOOL_BYTES", "RampSpool", "let_go", "make_room", "spool_bytes"]
@@ -39,9 +39,7 @@ def make_room(count: int, folder: Path | None) -> np.ndarray:
     """Make room for so many float32, in memory or in an unnamed file in ``folder``."""
     if 4 * count <= SPOOL_BYTES or not count:
         return np.empty(count, np.float32)
-    with tempfile.TemporaryFile(prefix="tsostream-", suffix=".samples", dir=folder) as file:
-        file.truncate(4 * count)
-        return np.memmap(file, np.float32, "r+", 0, (count,))
+    return map_scratch(folder, [((count,), np.float32)])[0]
 
 
 @dataclass
@@ -75,16 +73,10 @@ class RampSpool:
         planes: list[tuple[tuple[int, ...], type]] = [(shape, np.float32), (shape, np.uint8)]
         if info.zeroframe:
             planes.append(((count, *info.frame_shape), np.float32))
-        total = spool_bytes(info, count)
-        if total <= SPOOL_BYTES:
+        if spool_bytes(info, count) <= SPOOL_BYTES:
             arrays: list[np.ndarray] = [np.empty(*one) for one in planes]
         else:
-            arrays, offset = [], 0
-            with tempfile.TemporaryFile(prefix="tsostream-", suffix=".ramps", dir=folder) as file:
-                file.truncate(total)
-                for place, kind in planes:
-                    arrays.append(np.memmap(file, kind, "r+", offset, place))
-                    offset += arrays[-1].nbytes
+            arrays = map_scratch(folder, planes)
         zero = arrays[2] if info.zeroframe else None
         return cls(arrays[0], arrays[1], zero, np.zeros(info.frame_shape, np.uint32))
 

@@ -63,13 +63,15 @@ class Case:
 
 
 CASES = (
-    Case("sub2048", "NRS_BRIGHTOBJ", "SUB2048", 100, 20, 32, 2048, segments=1, official=100, likelihood=10),
-    Case("sub512", "NRS_BRIGHTOBJ", "SUB512", 2000, 5, 32, 512, official=400),
-    Case("sub512s", "NRS_BRIGHTOBJ", "SUB512S", 5000, 3, 16, 512, official=1000),
+    Case("sub2048", "NRS_BRIGHTOBJ", "SUB2048", 100, 20, 32, 2048, segments=1, official=20, likelihood=10),
+    Case("sub512", "NRS_BRIGHTOBJ", "SUB512", 2000, 5, 32, 512, official=200),
+    Case("sub512s", "NRS_BRIGHTOBJ", "SUB512S", 5000, 3, 16, 512, official=500),
     Case("subgrism256", "NRC_TSGRISM", "SUBGRISM256", 40, 12, 256, 2048, official=8),
     Case("substrip256", "NIS_SOSS", "SUBSTRIP256", 40, 5, 256, 2048, official=8, likelihood=4),
     Case("slitlessprism", "MIR_LRS-SLITLESS", "SLITLESSPRISM", 100, 30, 416, 72, likelihood=10),
-    Case("sub64p", "NRC_TSIMAGE", "SUB64P", 2000, 10, 64, 64, official=600),
+    Case("sub64p", "NRC_TSIMAGE", "SUB64P", 2000, 10, 64, 64, official=400),
+    # more than 1 GB, and long enough to see whether an integration at the end costs what one at the beginning does
+    Case("sub512s_long", "NRS_BRIGHTOBJ", "SUB512S", 21000, 3, 16, 512, segments=4, official=500),
     Case("longramp", "NRS_BRIGHTOBJ", "SUB2048", 30, 70, 32, 2048, official=6),
 )
 

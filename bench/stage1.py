@@ -2,9 +2,10 @@
 
 Every case runs in one call on the same files: a plain read, tsostream with one worker and with all, with the product
 rateints, in the segment scope (``--parity jwst``) and, for some, with the likelihood fit; and, when the environment
-variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage (which ends at slopes; it gets
-fewer integrations of the same pixels, for it is slow). Processing is measured from the first byte read to the files
-closed, on both sides; start-up apart. On an idle machine of two cores the whole takes less than ten minutes.
+variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage with ``maximum_cores`` none and
+all (it ends at slopes; it gets fewer integrations of the same pixels, for it is slow). Processing is measured from the
+first byte read to the files closed, on both sides; "whole ratio" compares processes from their start to their end, with
+the official time scaled to the length of the exposure.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
     one = _best([run_child(data, out, workers=1) for _ in range(repeat)])
     every = _best([run_child(data, out, workers=cores) for _ in range(repeat)])
     official = _official(data.official, data, scratch)
+    official_all = _official(data.official, data, scratch, cores="all")
     theirs = _speed(case, case.official, official)
     row: dict[str, Any] = {
         "case": case.name,
@@ -48,7 +51,9 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
         "process s": every["marks"]["end"],
         "peak MB": every["peak"] / 1e6,
         "official MB/s": theirs,
-        "ratio": case.megabytes / _processing(every) / theirs if theirs else None,
+        "ratio": _ratio(case, every, official),
+        "all cores ratio": _ratio(case, every, official_all),
+        "whole ratio": _whole(case, every, official),
         "stream ratio": case.megabytes / every["seconds"]["stream"] / theirs if theirs else None,
     }
     details: dict[str, Any] = {
@@ -59,6 +64,7 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
         "one_worker_seconds": one["seconds"],
         **_shares(one["step_seconds"], case.samples),
         "official": official,
+        "official_all_cores": official_all,
         "official_integrations": case.official,
     }
     for name, (ratio, found) in _other_ways(case, data, scratch, theirs, repeat).items():
@@ -111,6 +117,19 @@ def _speed(case: Case, integrations: int, official: dict[str, Any]) -> float | N
     return case.megabytes * integrations / case.ints / float(official["seconds"])
 
 
+def _ratio(case: Case, run: dict[str, Any], official: dict[str, Any]) -> float | None:
+    theirs = _speed(case, case.official, official)
+    return case.megabytes / _processing(run) / theirs if theirs else None
+
+
+def _whole(case: Case, run: dict[str, Any], official: dict[str, Any]) -> float | None:
+    """How much longer the official process lives, imports and all."""
+    theirs = _speed(case, case.official, official)
+    if theirs is None:
+        return None
+    return float(official["import_seconds"] + case.megabytes / theirs) / float(run["marks"]["end"])
+
+
 def _processing(run: dict[str, Any]) -> float:
     """First byte read to files closed [s]."""
     return float(run["marks"]["end"] - run["marks"]["prepared"])
@@ -120,7 +139,9 @@ def _best(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(runs, key=_processing)
 
 
-def _official(uncal: Path, data: Data, scratch: Path, algorithm: str = "OLS_C") -> dict[str, Any]:
+def _official(
+    uncal: Path, data: Data, scratch: Path, algorithm: str = "OLS_C", cores: str = "none"
+) -> dict[str, Any]:
     """Run the official pipeline, if there is one; else say why not."""
     python = os.environ.get("TSOSTREAM_JWST_PYTHON")
     if not python:
@@ -130,7 +151,7 @@ def _official(uncal: Path, data: Data, scratch: Path, algorithm: str = "OLS_C") 
     job, answer, out = scratch / "official.json", scratch / "official_result.json", scratch / "official"
     out.mkdir(exist_ok=True)
     answer.unlink(missing_ok=True)
-    content = {"uncal": str(uncal), "references": references, "cores": "none", "out": str(out)}
+    content = {"uncal": str(uncal), "references": references, "cores": cores, "out": str(out)}
     job.write_text(json.dumps({**content, "algorithm": algorithm}))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     runner = Path(__file__).with_name("official.py")
@@ -156,15 +177,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if given.tiny:
         cases = [tiny(case) for case in cases]
     folder, hold = scratch_folder(given.data)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for case in cases:
+        began = time.monotonic()
         rows.append(measure(case, folder, repeat=1 if given.tiny else given.repeat))
-        print(f"{case.name} done", file=sys.stderr)
+        print(f"{case.name} done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+        # what is measured stays measured when a later case fails or is interrupted
+        result = write_results(given.json, "stage1", rows, scope="streaming (default steps of each mode)")
     print(table([{name: value for name, value in row.items() if name != "details"} for row in rows]))
     notes = {row["details"]["official"]["note"] for row in rows if "note" in row["details"]["official"]}
     for note in sorted(notes):
         print(f"official pipeline: {note}")
-    result = write_results(given.json, "stage1", rows, scope="streaming (default steps of each mode)")
     del hold
     return result
 

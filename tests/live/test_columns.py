@@ -12,7 +12,7 @@ from row_builders import DETECTOR, EXPOSURE, measurement, schemas
 from tsostream.live.columns import Series, allan_scatter, bin_bounds
 from tsostream.live.picture import FINE, GROUPS, read_rows
 from tsostream.live.store import Store
-from tsostream.records import to_batches
+from tsostream.records import RowSchemas, to_batches
 from tsostream.sinks import Output, spectra_path
 
 
@@ -20,9 +20,7 @@ def commit(output, first, count, *, change=lambda made: None, keys=((1, 0),), n_
     lc, spectra = schemas(n_wave=n_wave)
     made = measurement(first, count, keys=keys, n_wave=n_wave)
     change(made)
-    output.commit(
-        *to_batches(made, exposure_id=EXPOSURE, detector=DETECTOR, lc_schema=lc, spectra_schema=spectra)
-    )
+    output.commit(*to_batches(made, RowSchemas(EXPOSURE, DETECTOR, lc, spectra)))
 
 
 def written(out, rows, **options):
@@ -53,7 +51,7 @@ def test_decimation_loses_no_extreme(count, points, bad):
     made = measurement(1, count)
     made.columns["flux"][:] *= 1 + 1e-3 * rng.standard_normal((count, 1))
     made.columns["flux"][rng.random(count) < 0.1 * bad] = np.nan
-    batch = to_batches(made, exposure_id=EXPOSURE, detector=DETECTOR, lc_schema=lc, spectra_schema=spectra)[0]
+    batch = to_batches(made, RowSchemas(EXPOSURE, DETECTOR, lc, spectra))[0]
     series = Series()
     series.add(batch)
     drawn = series.decimated(-np.inf, np.inf, points)

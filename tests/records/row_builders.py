@@ -3,7 +3,7 @@
 import numpy as np
 
 from tsostream.integration.payload import Measurement, Times
-from tsostream.records import encode_metadata, light_curve_schema, spectra_schema, to_batches
+from tsostream.records import RowSchemas, encode_metadata, light_curve_schema, spectra_schema, to_batches
 
 N_WAVE = 16
 EXPOSURE = "jw01366003001_04101_00001"
@@ -44,10 +44,4 @@ def schemas(*, kind="spectroscopy", n_wave=N_WAVE, **facts):
 
 def batches(first, count, **options):
     lc, spectra = schemas(n_wave=options.get("n_wave", N_WAVE))
-    return to_batches(
-        measurement(first, count, **options),
-        exposure_id=EXPOSURE,
-        detector=DETECTOR,
-        lc_schema=lc,
-        spectra_schema=spectra,
-    )
+    return to_batches(measurement(first, count, **options), RowSchemas(EXPOSURE, DETECTOR, lc, spectra))[:2]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from row_builders import DETECTOR, EXPOSURE, measurement, schemas
 
 from tsostream.errors import OperatorError
-from tsostream.records import Batcher
+from tsostream.records import Batcher, RowSchemas
 
 
 class Clock:
@@ -17,14 +17,7 @@ class Clock:
 
 def batcher(clock=None, **options):
     lc, spectra = schemas()
-    return Batcher(
-        exposure_id=EXPOSURE,
-        detector=DETECTOR,
-        lc_schema=lc,
-        spectra_schema=spectra,
-        clock=clock or Clock(),
-        **options,
-    )
+    return Batcher(RowSchemas(EXPOSURE, DETECTOR, lc, spectra), clock=clock or Clock(), **options)
 
 
 def sizes(pairs):
@@ -115,9 +108,7 @@ def test_whatever_the_blocks_the_rows_are_the_same(blocks, n_keys, max_rows, pau
         assert 0 < pair.light_curve.num_rows <= max(max_rows, n_keys)
         assert pair.light_curve["integration"] == pair.spectra["integration"]
     lc, spectra = schemas()
-    whole = Batcher(
-        exposure_id=EXPOSURE, detector=DETECTOR, lc_schema=lc, spectra_schema=spectra, max_rows=10**6
-    )
+    whole = Batcher(RowSchemas(EXPOSURE, DETECTOR, lc, spectra), max_rows=2000)
     expected = [*whole.push(measurement(1, first - 1, keys=keys)), *whole.flush()]
     for index, schema in enumerate((lc, spectra)):
         one = pa.Table.from_batches([pair[index] for pair in pairs], schema=schema).combine_chunks()

@@ -4,14 +4,14 @@ from row_builders import DETECTOR, EXPOSURE, batches, measurement, schemas
 
 from tsostream.errors import OperatorError
 from tsostream.integration.dq import DO_NOT_USE
-from tsostream.records import Quality, to_batches
+from tsostream.records import Quality, RowSchemas, to_batches
 
 SOSS = ((2, 0), (1, 0), (1, 1))
 
 
 def rows(found, *, kind="spectroscopy"):
     lc, spectra = schemas(kind=kind)
-    return to_batches(found, exposure_id=EXPOSURE, detector=DETECTOR, lc_schema=lc, spectra_schema=spectra)
+    return to_batches(found, RowSchemas(EXPOSURE, DETECTOR, lc, spectra))[:2]
 
 
 def test_rows_are_sorted_by_integration_order_aperture():

@@ -323,7 +323,7 @@ def long_output(
 ) -> Path:
     """An output of many integrations, without a run."""
     from tsostream.integration.payload import Measurement, Times
-    from tsostream.records import encode_metadata, light_curve_schema, spectra_schema, to_batches
+    from tsostream.records import RowSchemas, encode_metadata, light_curve_schema, spectra_schema, to_batches
     from tsostream.sinks import Output
 
     exposure: dict[str, Any] = {"exposure_id": "jw1", "instrument": "MIRI", "detector": "MIRIMAGE",
@@ -344,9 +344,6 @@ def long_output(
         flux = np.full((n, len(keys), n_wave), float(begin)) + 0.25 * np.arange(len(keys))[:, None]
         rows = Measurement(begin, Times(clock, np.zeros(n, np.uint32)), keys, {"flux": flux.sum(-1)},
                            {"flux": flux, "flux_err": flux}, np.ones(n, bool))  # fmt: skip
-        batches = to_batches(
-            rows, exposure_id="jw1", detector="MIRIMAGE", lc_schema=schemas[0], spectra_schema=schemas[1]
-        )
-        output.commit(*batches[:2])
+        output.commit(*to_batches(rows, RowSchemas("jw1", "MIRIMAGE", *schemas)))
     output.finish("complete")
     return out

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from row_builders import batches, measurement, schemas
+from row_builders import DETECTOR, EXPOSURE, batches, measurement, schemas
 
 from tsostream.errors import InputError, OutputExistsError, SinkError
-from tsostream.records import bins_batch, bins_schema, encode_metadata
+from tsostream.records import RowSchemas, bins_schema, encode_metadata, to_batches
 from tsostream.sinks import (
     Journal,
     Output,
@@ -64,11 +64,7 @@ def test_a_complete_run_leaves_two_files(out):
 
 def test_images_have_one_file(out):
     lc, _ = schemas(kind="imaging")
-    from tsostream.records import to_batches
-
-    rows = to_batches(
-        measurement(1, 2, spectra=False), exposure_id="e", detector="d", lc_schema=lc, spectra_schema=None
-    )
+    rows = to_batches(measurement(1, 2, spectra=False), RowSchemas("e", "d", lc))
     with Output.create(out, lc) as output:
         output.commit(*rows)
         with pytest.raises(SinkError, match="spectra do not go with this output"):
@@ -85,10 +81,7 @@ def with_bins(first, count):
     rows = measurement(first, count)
     flux = np.arange(first, first + count, dtype=float)[:, None, None] + np.zeros((1, 1, 5))
     rows = dataclasses.replace(rows, bins={"flux": flux})
-    return (
-        (*batches(first, count), bins_batch(rows, exposure_id="e", detector="d", bins_schema=schema)),
-        (*schemas(), schema),
-    )
+    return to_batches(rows, RowSchemas(EXPOSURE, DETECTOR, *schemas(), schema)), (*schemas(), schema)
 
 
 def test_a_third_table_keeps_step(out):

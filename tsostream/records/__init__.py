@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsostream.records.batcher import Batcher, RowPair
 from tsostream.records.metadata import METADATA_KEY, decode_metadata, encode_metadata
 from tsostream.records.quality import QUALITY_BITS, Quality
-from tsostream.records.rows import bins_batch, slice_measurement, to_batches, warm_up
+from tsostream.records.rows import RowSchemas, slice_measurement, to_batches, warm_up
 from tsostream.records.schema import bins_schema, light_curve_schema, spectra_schema
 from tsostream.records.values import column_values
 
@@ -15,7 +15,7 @@ __all__ = [
     "Batcher",
     "Quality",
     "RowPair",
-    "bins_batch",
+    "RowSchemas",
     "bins_schema",
     "column_values",
     "decode_metadata",

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tsostream.errors import OperatorError
 from tsostream.integration.payload import Measurement
-from tsostream.records.rows import bins_batch, slice_measurement, to_batches
+from tsostream.records.rows import RowSchemas, Tables, slice_measurement
 from tsostream.records.values import column_values, plain_array
 
 __all__ = ["Batcher", "RowPair"]
@@ -46,8 +46,8 @@ class Batcher:
 
     Parameters
     ----------
-    exposure_id, detector, lc_schema, spectra_schema, bins_schema
-        As in `to_batches` and `bins_batch`; without a schema there are no such batches.
+    schemas
+        The tables.
     max_rows
         Rows of a full batch.
     max_seconds
@@ -70,35 +70,26 @@ class Batcher:
 
     def __init__(
         self,
+        schemas: RowSchemas,
         *,
-        exposure_id: str,
-        detector: str,
-        lc_schema: pa.Schema,
-        spectra_schema: pa.Schema | None = None,
-        bins_schema: pa.Schema | None = None,
         max_rows: int = 64,
         max_seconds: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ):
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}, expected at least 1")
-        self._exposure_id = exposure_id
-        self._detector = detector
-        self._lc_schema = lc_schema
-        self._spectra_schema = spectra_schema
-        self._bins_schema = bins_schema
+        self._schemas = schemas
         self._max_rows = max_rows
         self._max_seconds = max_seconds
         self._clock = clock
-        self._pending: list[RowPair] = []
-        self._pending_rows = 0
+        self._pending: Tables | None = None
         self._closed = -math.inf
         self._last: int | None = None
 
     @property
     def pending_rows(self) -> int:
         """Rows that wait for their batch to close."""
-        return self._pending_rows
+        return self._pending.count if self._pending is not None else 0
 
     def push(self, measurement: Measurement) -> list[RowPair]:
         """Take the next integrations; return the batches that are now complete.
@@ -117,14 +108,14 @@ class Batcher:
         n_keys = len(measurement.keys)
         start = 0
         while start < measurement.count:
-            room = (self._max_rows - self._pending_rows) // max(n_keys, 1)
-            if room == 0 and self._pending:
+            room = (self._max_rows - self.pending_rows) // max(n_keys, 1)
+            if room == 0 and self.pending_rows:
                 ready += self.flush()
                 continue
             stop = min(start + max(room, 1), measurement.count)
             self._take(slice_measurement(measurement, start, stop))
             start = stop
-            if self._pending_rows + n_keys > self._max_rows:
+            if self.pending_rows + n_keys > self._max_rows:
                 ready += self.flush()
         if self.due() == 0:
             ready += self.flush()
@@ -132,42 +123,21 @@ class Batcher:
 
     def flush(self) -> list[RowPair]:
         """Close the batch now: a list with one pair, or empty when nothing waits."""
-        if not self._pending:
+        if self._pending is None:
             return []
-        parts = zip(*self._pending, strict=True)
-        self._pending, self._pending_rows = [], 0
+        pair = RowPair(*self._pending.batches())
+        self._pending = None
         self._closed = self._clock()
-        # a table is there in all rows or in none
-        return [RowPair(*(None if one[0] is None else _join(list(one)) for one in parts))]
+        return [pair]
 
     def due(self) -> float | None:
         """Seconds until the waiting rows must go out; 0 when they must go now, None when none wait."""
-        if not self._pending:
+        if self._pending is None:
             return None
         return max(0.0, self._closed + self._max_seconds - self._clock())
 
     def _take(self, measurement: Measurement) -> None:
-        pair = RowPair(
-            *to_batches(
-                measurement,
-                exposure_id=self._exposure_id,
-                detector=self._detector,
-                lc_schema=self._lc_schema,
-                spectra_schema=self._spectra_schema,
-            )
-        )
-        if self._bins_schema is not None:
-            bins = bins_batch(
-                measurement,
-                exposure_id=self._exposure_id,
-                detector=self._detector,
-                bins_schema=self._bins_schema,
-            )
-            pair = pair._replace(bins=bins)
-        self._pending.append(pair)
-        self._pending_rows += pair.light_curve.num_rows
+        if self._pending is None:
+            self._pending = Tables(self._schemas, max(self._max_rows, len(measurement.keys)))
+        self._pending.add(measurement)
         self._last = measurement.first + measurement.count - 1
-
-
-def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

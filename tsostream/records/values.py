@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["column_values", "plain_array"]
+__all__ = ["column_values", "plain_array", "repeated_text", "take_over"]
 
 Array = npt.NDArray[Any]
 
@@ -27,11 +27,32 @@ def plain_array(values: Array, kind: pa.DataType) -> pa.Array:
     kind
         Type of the elements.
     """
+    return take_over(np.array(values, dtype=kind.to_pandas_dtype(), order="C", copy=True), kind)
+
+
+def take_over(values: Array, kind: pa.DataType) -> pa.Array:
+    """Make an Arrow array of the memory of an array that nobody writes to any more; booleans are packed.
+
+    Parameters
+    ----------
+    values
+        Of any shape, contiguous, of the type's own dtype; flattened.
+    kind
+        Type of the elements.
+    """
+    flat = values.reshape(-1)
     if pa.types.is_boolean(kind):
-        bits = np.packbits(values.reshape(-1), bitorder="little")
-        return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(bits)], 0)
-    copied = np.array(values, dtype=kind.to_pandas_dtype(), order="C", copy=True).reshape(-1)
-    return pa.Array.from_buffers(kind, copied.size, [None, pa.py_buffer(copied)], 0)
+        flat = np.packbits(flat, bitorder="little")
+    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(flat)], 0)
+
+
+def repeated_text(text: str, count: int) -> pa.Array:
+    """Make an Arrow array of ``count`` times the same text."""
+    data = text.encode()
+    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.Array.from_buffers(
+        pa.utf8(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data * count)], 0
+    )
 
 
 def column_values(batch: pa.RecordBatch, name: str) -> Array:

@@ -20,7 +20,7 @@ from tsostream.errors import IdleTimeoutError, TsoStreamError
 from tsostream.files import SegmentFile, block_length, read_blocks
 from tsostream.integration.payload import Measurement
 from tsostream.operators.jit import on_compile
-from tsostream.records import Batcher, RowPair, slice_measurement
+from tsostream.records import Batcher, RowPair, RowSchemas, slice_measurement
 from tsostream.run.binding import ready_to_stream
 from tsostream.run.facts import Facts
 from tsostream.run.flow import Flow, first_to_read
@@ -282,11 +282,7 @@ async def stream_batches(
     """
     info = ready.prepared.exposure.info
     batcher = Batcher(
-        exposure_id=info.exposure_id,
-        detector=info.detector,
-        lc_schema=ready.lc_schema,
-        spectra_schema=ready.spectra_schema,
-        bins_schema=ready.bins_schema,
+        RowSchemas(info.exposure_id, info.detector, ready.lc_schema, ready.spectra_schema, ready.bins_schema)
     )
     begin = following if start is None else start
     if begin is not None and ready.late:

@@ -279,7 +279,8 @@ class GrowingFile:
         if not batch.schema.equals(self.schema, check_metadata=False):
             raise OperatorError(f"{self.path}: a batch has other columns than the file: {batch.schema}")
         # A slice would carry the text of the rows it leaves out, so equal rows would give other bytes.
-        data = pa.concat_batches([batch]).serialize()
+        whole = batch.nbytes == batch.get_total_buffer_size()
+        data = (batch if whole else pa.concat_batches([batch])).serialize()
         write_at(self._fd, data, self.end, self.path, "a batch cannot be written")
         extent = Extent(self.end, data.size, zlib.crc32(data))
         self._crc = zlib.crc32(data, self._crc)

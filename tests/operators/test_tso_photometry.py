@@ -249,10 +249,16 @@ def test_growth_curve_of_a_gaussian() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "radii"), [(160, (50.0, 60.0, 70.0)), (110, (50.0, None, None)), (64, None)]
-)
-def test_weak_lens_radii_where_they_fit(size: int, radii: tuple[float | None, ...] | None) -> None:
-    info = make_info("NRC_TSIMAGE", level="calints", nx=size, ny=size, pupil="WLP8")
+    ("pupil", "size", "radii"),
+    [
+        ("WLP8", 160, (70.0, 75.0, 100.0)), ("WLP4", 160, (50.0, 60.0, 70.0)), ("WLP4", 110, (50.0, 60.0, 70.0)),
+        ("WLP8", 110, None), ("WLP8", 64, None),
+    ],
+)  # fmt: skip
+def test_weak_lens_radii_where_they_fit(
+    pupil: str, size: int, radii: tuple[float, float, float] | None
+) -> None:
+    info = make_info("NRC_TSIMAGE", level="calints", nx=size, ny=size, pupil=pupil)
     variance = np.full(info.frame_shape, 4.0, np.float32)
     yy, xx = np.indices(info.frame_shape)
     distance = np.hypot(xx - size / 2, yy - size / 2)
@@ -261,12 +267,15 @@ def test_weak_lens_radii_where_they_fit(size: int, radii: tuple[float | None, ..
                  "count": 64}  # fmt: skip
     step = TsoPhotometry(position=(size / 2, size / 2)).bind(Binding(info, templates=templates))
     assert isinstance(step, BoundTsoPhotometry)
-    if radii is None:
-        assert step.radius < size / 2
+    if radii is not None:
+        assert (step.radius, step.radius_inner, step.radius_outer) == radii
         return
-    assert step.radius == radii[0]
-    if radii[1] is not None:
-        assert (step.radius_inner, step.radius_outer) == radii[1:]
+    # all of the frame, and nothing subtracted
+    (out,) = step.push(exact(info, [image]))
+    assert out.columns["flux"][0, 0] == pytest.approx(step.circles[0].template_flux)
+    assert step.circles[0].area == image.size
+    assert out.columns["background"][0, 0] == 0.0
+    assert "no background subtracted" in step.notes[-1]
 
 
 def test_parameters_of_the_other_scope_are_told() -> None:

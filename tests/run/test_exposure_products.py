@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable
-from run_helpers import Simulated, light_curve, reduce
+from run_helpers import Simulated, differences, light_curve, reduce
 
 import tsostream
 from tsostream.errors import ConfigError, OutputExistsError
@@ -94,6 +94,31 @@ def test_an_association_names_them(cut: dict[int, SimulatedExposure], tmp_path: 
     )
     reduce(cut[3], tmp_path / "lc.arrow", [asn], products=KINDS)
     assert names(tmp_path) == ["jw01366-o002_t001_whtlt.ecsv", "jw01366-o002_t001_x1dints.fits"]
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_associations_of_both_levels_give_the_rows_of_their_files(
+    cut: dict[int, SimulatedExposure], tmp_path: Path, level: int
+) -> None:
+    """Level 2: a product and its rateints for each segment. Level 3: one product of all calints."""
+    suffix = {2: "rateints", 3: "calints"}[level]
+    reduce(cut[3], tmp_path / "made.arrow", products=[suffix])
+    paths = sorted(tmp_path.glob(f"*_{suffix}.fits"))
+    assert len(paths) == 3
+    direct = reduce(cut[3], tmp_path / "direct.arrow", paths)
+    members = [{"expname": path.name, "exptype": "science"} for path in paths]
+    products = [{"name": "jw01366-o002_t001", "members": members}]
+    if level == 2:
+        products = [{"name": path.stem, "members": [one]} for path, one in zip(paths, members, strict=True)]
+    asn = tmp_path / "asn.json"
+    asn.write_text(json.dumps({"asn_type": {2: "tso-spec2", 3: "tso3"}[level], "products": products}))
+    out = tmp_path / "out"
+    out.mkdir()
+    found = reduce(cut[3], out / "lc.arrow", [asn], products=KINDS)
+    assert differences(direct, found) == []
+    exposure = tsostream.open(found).metadata["exposure"]["exposure_id"]
+    root = "jw01366-o002_t001" if level == 3 else f"{exposure}_nrs1"
+    assert names(out) == [f"{root}_whtlt.ecsv", f"{root}_x1dints.fits"]
 
 
 def test_images_have_a_catalogue(simulated: Simulated, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tsostream.errors import ConfigError
 from tsostream.operators.extract_1d import Extract1d
 from tsostream.run.soss_files import grid_problems, soss_templates, write_grid
 from tsostream.simulate import simulate
-from tsostream.simulate.truth import read_truth
 
 
 def config_of(**parameters: Any) -> Any:
@@ -96,65 +95,3 @@ def test_rows_of_all_orders_do_not_depend_on_files_blocks_or_workers(tmp_path: P
             settings=settings,
         )  # fmt: skip
         assert differences(reference, out) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_spectra_and_depths_of_a_known_star(tmp_path: Path) -> None:
-    """Level, scatter and depth by wavelength, order 1 beside order 2."""
-    exposure = simulate(
-        "NIS_SOSS", tmp_path / "data", ints=48, groups=3, subarray="SUBSTRIP96", seed=7, cosmic_rays=1e-4
-    )
-    out = reduce(
-        exposure, tmp_path / "lc.arrow", bins="N=6",
-        settings=("extract_1d.extraction_type=[box,optimal]", "flat_field.skip=false"),
-    )  # fmt: skip
-    lc = tsostream.open(out)
-    columns, truth = read_truth(exposure.truth)
-    known = {name: np.array(values) for name, values in truth["orders"]["1"].items()}
-    outside, inside = columns["transit"] == 0, columns["transit"] == 1
-    keys = [(one["order"], one["aperture"]) for one in lc.metadata["apertures"]]
-
-    def cube(table: Any, name: str) -> np.ndarray:
-        rows = table.array(name).astype(float)
-        return rows.reshape(-1, len(keys), rows.shape[-1]).swapaxes(0, 1)
-
-    flux, error = cube(lc.spectra, "flux"), cube(lc.spectra, "flux_err")
-    info = tsostream.files.find_exposures(list(exposure.segments))[0].info
-    light = known["electron_per_s"] * info.integration_time
-    with fits.open(exposure.references["specprofile"]) as hdus:
-        profile = hdus["ORDER", 1].data.astype(float)
-    trace = np.asarray(lc.metadata["trace"]["1"], float) if "trace" in lc.metadata else None
-    scatter = {}
-    for k, (order, aperture) in enumerate(keys):
-        if order != 1:
-            continue
-        mean = np.nanmean(flux[k][outside], axis=0)
-        bright = mean > 40 * np.nanmean(error[k], axis=0)
-        assert bright.sum() > 800
-        steps = np.diff(flux[k][outside], axis=0)[:, bright]
-        scatter[aperture] = np.sqrt(np.nanmean(steps**2, axis=0) / 2)
-        assert np.median(scatter[aperture] / np.nanmean(error[k], axis=0)[bright]) == pytest.approx(
-            1.0, abs=0.06
-        )
-        if aperture == 0 and trace is not None:
-            rows = np.arange(profile.shape[0])[:, None]
-            within = np.where(np.abs(rows - trace) <= 15.0, profile, 0.0).sum(axis=0)
-            level = mean[bright] / (light * within)[bright]
-            assert np.median(level) == pytest.approx(1.0, abs=3e-3)
-    assert np.median(scatter[1] / scatter[0]) < 1.01
-    bins, bin_error = cube(lc.bins, "flux"), cube(lc.bins, "flux_err")
-    for k, (order, _) in enumerate(keys):
-        if order != 1:
-            continue
-        depth = 1 - bins[k][inside].mean(axis=0) / bins[k][outside].mean(axis=0)
-        each = [np.sqrt((bin_error[k][part] ** 2).sum(axis=0)) / part.sum() for part in (outside, inside)]
-        expected = np.array(
-            [
-                np.average(known["depth"][part], weights=light[part])
-                for low, high in lc.bins.edges(order)
-                for part in [(known["wavelength_um"] >= low) & (known["wavelength_um"] < high)]
-            ]
-        )
-        sigma = np.hypot(*each) / bins[k][outside].mean(axis=0)
-        assert np.abs((depth - expected) / sigma).max() < 3.5

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from astropy.io import fits
 
+from tsostream.errors import ConfigError
 from tsostream.integration import dq
 from tsostream.simulate import simulate
 from tsostream.simulate.modes import find_mode
@@ -382,12 +383,41 @@ def test_an_observed_scene_becomes_the_source(name, exp_type, more, tmp_path):
         wave = hdus["WAVE_1D"].data if "WAVE_1D" in hdus else None
     if "wavelength" in ref and wave is not None:
         np.testing.assert_allclose(ref["wavelength"]["WAVELENGTH"].data[5, x], wave, rtol=1e-5)
-    if exp_type == "NRC_TSIMAGE":  # larger than the subarray: its star comes to the middle
-        py, px = np.unravel_index(np.argmax(given), given.shape)
-        x, y = np.arange(given.shape[1]) - px + 80, np.arange(given.shape[0]) - py + 80
+    if (
+        exp_type == "NRC_TSIMAGE"
+    ):  # larger than the subarray: the ring of its star, read off the image, comes to the middle
+        x, y = np.arange(given.shape[1]) - 549 + 80, np.arange(given.shape[0]) - 164 + 80
     inside_x, inside_y = (x >= 0) & (x < image.shape[1]), (y >= 0) & (y < image.shape[0])
     where = np.ix_(y[inside_y], x[inside_x])
     given = np.maximum(given[np.ix_(inside_y, inside_x)], 0)
     keep = good[where]
     assert keep.sum() > 0.9 * keep.size
     assert np.corrcoef(given[keep], image[where][keep])[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(("pupil", "radius"), [("WLP4", 32.0), ("WLP8", 64.0)])
+def test_a_weak_lens_spreads_the_star(pupil, radius, tmp_path):
+    """A ring of the pupil's shape, 65 pixels in radius through WLP8, as in real images; half of that through WLP4."""
+    exposure = simulate(
+        "NRC_TSIMAGE", tmp_path, ints=1, groups=2, subarray="SUB160P", pupil=pupil, noise="none"
+    )
+    assert fits.getheader(exposure.segments[0])["PUPIL"] == pupil
+    electrons, ref = calibrate(exposure)
+    _, meta = truth(exposure)
+    image = (electrons[0, -1] - electrons[0, 0]) / ref["flat"]["SCI"].data
+    image = image - meta["background_electron_per_s"] * meta["frame_time_s"]
+    image[~usable(exposure, ref)] = 0
+    x, y = meta["source_position"]
+    rows, columns = np.indices(image.shape)
+    distance = np.hypot(columns - x, rows - y)
+    light = [image[distance <= part * radius].sum() / image.sum() for part in (0.3, 0.8, 1.1)]
+    assert light[0] < 0.1
+    assert 0.45 < light[1] < 0.75
+    assert light[2] > 0.9
+
+
+def test_a_weak_lens_needs_nircam(tmp_path):
+    with pytest.raises(ConfigError, match="MIR_IMAGE has no weak lenses"):
+        simulate("MIR_IMAGE", tmp_path, pupil="WLP8")
+    with pytest.raises(ConfigError, match="did you mean WLP8"):
+        simulate("NRC_TSIMAGE", tmp_path, pupil="WLP9")

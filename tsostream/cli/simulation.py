@@ -30,6 +30,7 @@ _EXPOSURE = (
     ("--groups", int, "N", None, "Groups per integration [default: the mode's usual]."),
     ("--segments", int, "N", 1, "Files to cut it into."),
     ("--subarray", str, "NAME", None, "One of the mode's subarrays [default: the usual one]."),
+    ("--pupil", str, "NAME", None, "A weak lens in front of NIRCam's images: WLP4, WLP8, WLM8."),
     ("--seed", int, "S", 1, "The same seed gives the same pixels, however the exposure is cut."),
     ("--nx", int, "N", None, "Cut the subarray to this width around the source."),
     ("--ny", int, "N", None, "Cut the subarray to this height around the source."),

@@ -40,8 +40,39 @@ Radius = Annotated[float, msgspec.Meta(gt=0)]
 
 #: radii of the official step [px]
 OFFICIAL_RADII = (3.0, 4.0, 5.0)
-#: radii for images through a weak lens, which spreads the light over a hundred pixels [px]
-WEAK_LENS_RADII = (50.0, 60.0, 70.0)
+_WHOLE = (
+    "the weak lens spreads the light over the whole subarray: all of it is summed, and no background subtracted "
+    "(another choice: --set tso_photometry.radius=…)"
+)
+
+
+@dataclass(frozen=True)
+class WeakLens:
+    """What a weak lens makes of a star: a ring, as wide as the pupil out of focus.
+
+    Parameters
+    ----------
+    radius, inner, outer
+        Recommended aperture, and the sky where the subarray has room for it [px].
+    """
+
+    radius: float
+    inner: float
+    outer: float
+
+    @property
+    def sigma(self) -> float:
+        """Width of the ring as if it were a Gaussian [px]."""
+        return 0.46 * self.radius
+
+
+#: WLP8 and WLM8 spread the light over 130 pixels: in the image of a real star (WASP-39, F210M) a circle of 70 px holds
+#: 97 per cent of it, one of 50 px 63 per cent, and from 60 to 70 px it is a quarter as bright as inside
+WEAK_LENSES = {
+    "WLP4": WeakLens(50.0, 60.0, 70.0),
+    "WLP8": WeakLens(70.0, 75.0, 100.0),
+    "WLM8": WeakLens(70.0, 75.0, 100.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +83,11 @@ class TsoPhotometry(Operator):
     ----------
     radius
         Aperture radius [px]; several make rows by ``aperture``, the first being the default one. By default the radius
-        with the best signal-to-noise in the scout's growth curve, 50 px through a weak lens where the subarray holds
-        it; in the segment scope 3 px.
+        with the best signal-to-noise in the scout's growth curve. Through a weak lens 70 px (WLP4: 50 px), or the
+        whole frame where the subarray does not hold them; in the segment scope 3 px.
     radius_inner, radius_outer
-        Annulus of the background [px]; by default outside the largest aperture, as far as the subarray reaches (60 to
-        70 px through a weak lens); in the segment scope 4 to 5 px.
+        Annulus of the background [px]; by default outside the largest aperture, as far as the subarray reaches (75 to
+        100 px through a weak lens, WLP4: 60 to 70 px; none about a whole frame); in the segment scope 4 to 5 px.
     position
         Source position ``[x, y]`` [px], 0-based in the subarray; by default the brightest source of the template
         (near XREF_SCI, YREF_SCI where the header has them). In the segment scope in place of XREF_SCI and YREF_SCI,
@@ -129,7 +160,8 @@ class TsoPhotometry(Operator):
         radii, inner, outer = self._radii(scene, growth, x, y, binding.info)
         distance = scene.distance(x, y)
         ground = (distance >= inner) & (distance <= outer) & ~scene.bad
-        if self.subtract_background and ground.sum() < 8:
+        subtract = self.subtract_background and bool(np.isfinite(inner))
+        if subtract and ground.sum() < 8:
             raise ConfigError(
                 Problem(
                     f"only {int(ground.sum())} usable background pixels between {inner:g} and {outer:g} px of "
@@ -141,14 +173,14 @@ class TsoPhotometry(Operator):
         options: dict[str, Any] = {
             "ground_clip": self.bkg_clip,
             "max_lost": self.max_lost,
-            "subtract": self.subtract_background,
+            "subtract": subtract,
             "correct_across": self.correct_shift,
             "correct_along": self.correct_shift,
         }
         circles = [make_circle(scene, (x, y), radius, ground, options=options) for radius in radii]
         covariance = np.asarray(binding.templates["covariance"])
-        circles = [replace(one, excess=self._excess(scene, one, covariance)) for one in circles]
-        level = float(np.median(scene.image[ground])) if self.subtract_background else 0.0
+        circles = [replace(one, excess=_excess(scene, one, covariance, subtract=subtract)) for one in circles]
+        level = float(np.median(scene.image[ground])) if subtract else 0.0
         width_x, width_y = widths(scene, scene.image - level, circles[0].weight, (x, y))
         return BoundTsoPhotometry(
             name=self.name,
@@ -162,7 +194,11 @@ class TsoPhotometry(Operator):
             width_y=width_y,
             unit=unit,
             growth=growth,
-            notes=(*self._without_effect(), *note_lost(binding, circles[0].weight)),
+            notes=(
+                *self._without_effect(),
+                *note_lost(binding, circles[0].weight),
+                *(() if np.isfinite(inner) else (_WHOLE,)),
+            ),
         )
 
     def _without_effect(self) -> Iterator[str]:
@@ -174,13 +210,6 @@ class TsoPhotometry(Operator):
             )
         if self.fit_box_width != type(self).fit_box_width:
             yield "tso_photometry.fit_box_width has no effect: positions come from fitting the template"
-
-    def _excess(self, scene: Scene, circle: Circle, covariance: np.ndarray) -> float:
-        """Variance that shared noise adds to the flux of an aperture."""
-        factor = np.where(np.isfinite(scene.scale), scene.scale, np.nanmedian(scene.scale))
-        # one column: the annulus' mean counts once for every pixel of the aperture
-        each = circle.area / max(circle.ground_area, 1.0) if self.subtract_background else 0.0
-        return excess_variance((circle.weight - circle.ground * each) * factor, covariance)
 
     def checked_position(self, info: ExposureInfo) -> tuple[float, float] | None:
         """Position that was asked for.
@@ -210,7 +239,8 @@ class TsoPhotometry(Operator):
         planned = _planned(binding.info)
         if planned is not None and not self.centroid_source:
             return planned
-        smooth = ndimage.gaussian_filter(image - np.median(image), 1.5)
+        lens = WEAK_LENSES.get(binding.info.pupil.upper())
+        smooth = ndimage.gaussian_filter(image - np.median(image), 1.5 if lens is None else lens.sigma)
         if planned is not None:
             half = self.search_box_width / 2
             yy, xx = np.indices(image.shape)
@@ -218,7 +248,9 @@ class TsoPhotometry(Operator):
             if near.any():
                 smooth = np.where(near, smooth, -np.inf)
         row, column = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
-        return centroid(image, float(column), float(row))
+        if lens is None:
+            return centroid(image, float(column), float(row))
+        return centroid(image, float(column), float(row), windows=(lens.sigma,))
 
     def _radii(
         self, scene: Scene, growth: GrowthCurve, x: float, y: float, info: ExposureInfo
@@ -226,20 +258,19 @@ class TsoPhotometry(Operator):
         """Radii of apertures and annulus [px]."""
         ny, nx = scene.image.shape
         radii, inner, outer = self.radii, self.radius_inner, self.radius_outer
-        if not radii and info.pupil.upper().startswith("WLP"):
-            room = min(x, y, nx - 1 - x, ny - 1 - y)
-            if room >= WEAK_LENS_RADII[0]:
-                radii = WEAK_LENS_RADII[:1]
-                if room >= WEAK_LENS_RADII[1]:
-                    inner, outer = inner or WEAK_LENS_RADII[1], outer or WEAK_LENS_RADII[2]
+        lens = WEAK_LENSES.get(info.pupil.upper())
+        if not radii and lens is not None:
+            if min(x, y, nx - 1 - x, ny - 1 - y) < lens.radius:
+                return (_corner(x, y, nx, ny) + 1.0,), np.nan, np.nan
+            radii = (lens.radius,)
+            inner, outer = inner or lens.inner, outer or lens.outer
         if not radii:
             radii = (growth.best(),)
         largest = max(radii)
         if inner is None:
             inner = largest + min(2.0, 0.15 * largest + 1)
         if outer is None:
-            corner = max(np.hypot(a - x, b - y) for a in (0, nx - 1) for b in (0, ny - 1))
-            outer = min(max(2.0 * inner, inner + 5.0), corner)
+            outer = min(max(2.0 * inner, inner + 5.0), _corner(x, y, nx, ny))
         if not largest <= inner < outer:
             raise ConfigError(
                 Problem(
@@ -291,6 +322,19 @@ class TsoPhotometry(Operator):
             segments=binding.segments,
             notes=tuple(notes),
         )
+
+
+def _corner(x: float, y: float, nx: int, ny: int) -> float:
+    """Distance of the farthest corner of the frame [px]."""
+    return float(max(np.hypot(a - x, b - y) for a in (0, nx - 1) for b in (0, ny - 1)))
+
+
+def _excess(scene: Scene, circle: Circle, covariance: np.ndarray, *, subtract: bool) -> float:
+    """Variance that shared noise adds to the flux of an aperture."""
+    factor = np.where(np.isfinite(scene.scale), scene.scale, np.nanmedian(scene.scale))
+    # one column: the annulus' mean counts once for every pixel of the aperture
+    each = circle.area / max(circle.ground_area, 1.0) if subtract else 0.0
+    return excess_variance((circle.weight - circle.ground * each) * factor, covariance)
 
 
 def _official_scale(binding: Binding) -> tuple[np.ndarray, str]:

@@ -21,7 +21,7 @@ from tsostream.simulate.detector import build_detector
 from tsostream.simulate.headers import Clock, Part
 from tsostream.simulate.integrate import Effects, Integrator, Timing, saturate_some
 from tsostream.simulate.lightcurve import Transit
-from tsostream.simulate.modes import Mode, crop, find_mode
+from tsostream.simulate.modes import Mode, crop, find_mode, with_pupil
 from tsostream.simulate.references import reference_file, reference_names, write_references
 from tsostream.simulate.scene import Scene, build_scene, scene_centre
 from tsostream.simulate.settings import Settings
@@ -99,6 +99,8 @@ def simulate(
     """
     chosen = replace(settings or Settings(), **changes)
     mode = find_mode(exp_type, chosen.subarray)
+    if chosen.pupil is not None:
+        mode = with_pupil(mode, chosen.pupil)
     groups = mode.groups if chosen.groups is None else chosen.groups
     chosen = replace(chosen, groups=groups)
     chosen.check()

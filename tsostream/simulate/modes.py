@@ -11,7 +11,7 @@ from typing import Final
 
 from tsostream.errors import ConfigError, Problem
 
-__all__ = ["EXP_TYPES", "Mode", "crop", "find_mode"]
+__all__ = ["EXP_TYPES", "Mode", "crop", "find_mode", "with_pupil"]
 
 #: NIR pixel clock and the unit of the MIRI clock [s]
 CLOCK: Final = 1.0e-5
@@ -51,6 +51,8 @@ class Mode:
         Wavelength and width of the filter [µm], for imaging.
     pixel_scale
         [arcsec/pixel], for imaging.
+    defocus
+        Of a weak lens, from the middle to the edge of the pupil [waves at 2.12 µm], for imaging.
     """
 
     exp_type: str
@@ -81,6 +83,7 @@ class Mode:
     slit: str = ""
     band: tuple[float, float] = (0.0, 0.0)
     pixel_scale: float = 0.0
+    defocus: float = 0.0
     background: float = 1.0
     #: (x, y) of the crop's first pixel in the uncropped subarray
     origin: tuple[int, int] = (0, 0)
@@ -196,6 +199,8 @@ _MODES: Final[dict[str, tuple[Mode, ...]]] = {
     ),
 }  # fmt: skip
 
+#: weak lenses of NIRCam's pupil wheel -> their defocus [waves at 2.12 µm]
+WEAK_LENSES: Final = {"WLP4": 4.0, "WLP8": 8.0, "WLM8": -8.0}
 #: EXP_TYPEs that can be simulated
 EXP_TYPES: Final = tuple(_MODES)
 
@@ -228,6 +233,29 @@ def find_mode(exp_type: str, subarray: str | None = None) -> Mode:
             raise _unknown(f"the {mode.exp_type} subarray", str(subarray), list(by_name))
         mode = by_name[str(subarray).upper()]
     return replace(mode, full=(mode.nx, mode.ny))
+
+
+def with_pupil(mode: Mode, pupil: str) -> Mode:
+    """Put a weak lens into the beam of NIRCam's images.
+
+    Raises
+    ------
+    ConfigError
+        The mode is another one, or there is no such lens.
+    """
+    name = str(pupil).upper()
+    if mode.exp_type != "NRC_TSIMAGE":
+        raise ConfigError(
+            Problem(
+                f"pupil={pupil!r}: {mode.exp_type} has no weak lenses",
+                todo="leave it out, or simulate NRC_TSIMAGE",
+                code="parameter",
+            )
+        )
+    known = {mode.pupil: 0.0, **WEAK_LENSES}
+    if name not in known:
+        raise _unknown("the pupil", name, list(known))
+    return replace(mode, pupil=name, defocus=known[name])
 
 
 def crop(mode: Mode, nx: int | None, ny: int | None, centre: tuple[float, float]) -> Mode:

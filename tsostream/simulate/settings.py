@@ -36,6 +36,8 @@ class Settings:
         The same seed gives the same pixels.
     subarray
         One of the mode's, by default the usual one.
+    pupil
+        A weak lens in front of NIRCam's images: WLP4, WLP8 or WLM8.
     transit_depth
         Depth of the white light.
     oof
@@ -66,6 +68,7 @@ class Settings:
     segments: int = 1
     seed: int = 1
     subarray: str | None = None
+    pupil: str | None = None
     transit_depth: float = 0.01
     oof: float | None = None
     cosmic_rays: float | None = None

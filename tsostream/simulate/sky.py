@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from astropy.io import fits
@@ -13,6 +14,9 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.simulate.modes import Mode
 
 __all__ = ["GivenScene", "load_scene", "spectrum_shape", "telescope_psf"]
+
+#: wavelength at which the defocus of weak lenses is told [µm]
+LENS_WAVE: Final = 2.12
 
 
 def spectrum_shape(wavelength: NDArray) -> NDArray[np.float64]:
@@ -52,7 +56,10 @@ def telescope_psf(mode: Mode, x: float, y: float) -> NDArray[np.float64]:
     x, y
         0-based position of the star [pixel].
     """
-    aperture, u = _pupil(96)
+    # a coarser pupil would repeat the image of the star within the frame
+    scale = mode.band[0] * 1e-6 / 6.5 * 206264.8 / mode.pixel_scale
+    aperture, u = _pupil(max(96, round(2.2 * max(mode.full) / scale)))
+    bend = 2j * np.pi * mode.defocus * LENS_WAVE * (u[:, None] ** 2 + u**2) / 0.25
     oversample = 3
     fine = (np.arange(oversample) - (oversample - 1) / 2) / oversample
     gx = (np.arange(mode.nx)[:, None] + fine).ravel() - x
@@ -64,7 +71,8 @@ def telescope_psf(mode: Mode, x: float, y: float) -> NDArray[np.float64]:
         unit = wave * 1e-6 / 6.5 * 206264.8 / mode.pixel_scale
         ex = np.exp(-2j * np.pi / unit * gx[:, None] * u)
         ey = np.exp(-2j * np.pi / unit * gy[:, None] * u)
-        field = ey @ aperture @ ex.T
+        lens = aperture * np.exp(bend / wave) if mode.defocus else aperture
+        field = ey @ lens @ ex.T
         image += np.abs(field) ** 2 / unit**2
     shape = (mode.ny, oversample, mode.nx, oversample)
     return image.reshape(shape).mean(axis=(1, 3)) / (3 * aperture.sum() * (u.size / 1.06) ** 2)
@@ -156,9 +164,9 @@ def load_scene(path: Path, mode: Mode) -> GivenScene:
     y = extra.get("Y", np.arange(image.shape[0]) + (full_y - image.shape[0]) // 2)
     if mode.kind == "image" and (image.shape[0] > full_y or image.shape[1] > full_x):
         # a cut-out of a larger subarray: bring its star to the middle
-        py, px = np.unravel_index(np.argmax(image), image.shape)
-        x = np.arange(image.shape[1]) - px + full_x // 2
-        y = np.arange(image.shape[0]) - py + full_y // 2
+        px, py = _star(image)
+        x = np.arange(image.shape[1]) - round(px) + full_x // 2
+        y = np.arange(image.shape[0]) - round(py) + full_y // 2
     columns = np.rint(x).astype(int) - mode.origin[0]
     rows = np.rint(y).astype(int) - mode.origin[1]
     keep_x, keep_y = (columns >= 0) & (columns < mode.nx), (rows >= 0) & (rows < mode.ny)
@@ -176,5 +184,18 @@ def load_scene(path: Path, mode: Mode) -> GivenScene:
         wavelength[:] = line if mode.dispaxis == 1 else line[:, None]
     elif mode.dispaxis:
         wavelength[:] = 1 + target / 1000 if mode.dispaxis == 1 else (1 + target / 1000)[:, None]
+    if mode.kind == "image":
+        return GivenScene(placed, wavelength, _star(placed), 1.0)
     py, px = np.unravel_index(np.argmax(placed), placed.shape)
     return GivenScene(placed, wavelength, (float(px), float(py)), 1.0)
+
+
+def _star(image: NDArray) -> tuple[float, float]:
+    """Find the middle (x, y) of what is at least a third as bright as the brightest: a weak lens makes a ring of it."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, 1, mode="edge"), (3, 3))
+    # a hot pixel is no star
+    smooth = np.median(windows, axis=(2, 3))
+    rows, columns = np.nonzero(smooth >= max(smooth.max(), 1e-30) / 3)
+    if not rows.size:
+        rows, columns = np.unravel_index([int(np.argmax(image))], image.shape)
+    return float(columns.mean()), float(rows.mean())

@@ -350,8 +350,10 @@ def _wings(scene: Scene, ground: np.ndarray) -> float:
     return float(np.quantile(distance, 0.95))
 
 
-def centroid(image: np.ndarray, x: float, y: float) -> tuple[float, float]:
-    """Gaussian-windowed centroid, iterated; stable for cores and for weak-lens donuts alike.
+def centroid(
+    image: np.ndarray, x: float, y: float, windows: Sequence[float] = (6.0, 4.0, 3.0)
+) -> tuple[float, float]:
+    """Gaussian-windowed centroid, iterated.
 
     Parameters
     ----------
@@ -359,10 +361,12 @@ def centroid(image: np.ndarray, x: float, y: float) -> tuple[float, float]:
         Image.
     x, y
         Where to begin [px].
+    windows
+        Widths of the windows [px], one after the other: the last one about as wide as the source.
     """
     yy, xx = np.indices(image.shape)
     level = float(np.median(image))
-    for sigma in (6.0, 4.0, 3.0):
+    for sigma in windows:
         for _ in range(20):
             weight = np.clip(image - level, 0, None) * np.exp(
                 -0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / sigma**2

@@ -298,7 +298,7 @@ def _wing_factor(binding: Binding, one: Series, order: int, ground: np.ndarray) 
     factor = np.ones(one.trace.size)
     reference = binding.references.get("specprofile")
     profile = None if reference is None else profile_image(reference, order, binding.info)
-    if profile is None or one.method == "profile":
+    if profile is None:
         return factor
     inside = (one.weight * profile).sum(axis=0)
     count = ground.sum(axis=0)

@@ -164,9 +164,9 @@ def load_scene(path: Path, mode: Mode) -> GivenScene:
     y = extra.get("Y", np.arange(image.shape[0]) + (full_y - image.shape[0]) // 2)
     if mode.kind == "image" and (image.shape[0] > full_y or image.shape[1] > full_x):
         # a cut-out of a larger subarray: bring its star to the middle
-        px, py = _star(image)
-        x = np.arange(image.shape[1]) - round(px) + full_x // 2
-        y = np.arange(image.shape[0]) - round(py) + full_y // 2
+        star_x, star_y = _star(image)
+        x = np.arange(image.shape[1]) - round(star_x) + full_x // 2
+        y = np.arange(image.shape[0]) - round(star_y) + full_y // 2
     columns = np.rint(x).astype(int) - mode.origin[0]
     rows = np.rint(y).astype(int) - mode.origin[1]
     keep_x, keep_y = (columns >= 0) & (columns < mode.nx), (rows >= 0) & (rows < mode.ny)

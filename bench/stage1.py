@@ -4,7 +4,7 @@ Every case runs in one call on the same files: a plain read, tsostream with one 
 rateints, in the segment scope (``--parity jwst``) and, for some, with the likelihood fit; and, when the environment
 variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage with ``maximum_cores`` none and
 all (it ends at slopes; it gets fewer integrations of the same pixels, for it is slow). Processing is measured from the
-first byte read to the files closed, on both sides; "whole ratio" compares processes from their start to their end, with
+first byte read to the files closed, on both sides (of the segment scope its first stage alone); "whole ratio" compares processes from their start to their end, with
 the official time scaled to the length of the exposure.
 """
 
@@ -101,8 +101,15 @@ def _other_ways(
             continue
         # the first one compiles what it needs
         run = _best([run_child(data, scratch / "lc.arrow", **options) for _ in range(repeat)])
-        ours = case.megabytes / _processing(run)
-        found: dict[str, Any] = {"MB/s": ours, "official MB/s": speed, "peak MB": run["peak"] / 1e6}
+        whole = case.megabytes / _processing(run)
+        # the segment scope takes its first stage by itself, as the official pipeline does: reading to slopes
+        ours = case.megabytes / run["step_seconds"]["stage 1"] if "parity" in options else whole
+        found: dict[str, Any] = {
+            "MB/s": ours,
+            "MB/s to the light curve": whole,
+            "official MB/s": speed,
+            "peak MB": run["peak"] / 1e6,
+        }
         found |= {"seconds": run["seconds"], **_shares(run["step_seconds"], case.samples)}
         if name == "LIKELY ratio":
             found["official"] = official

@@ -4,8 +4,8 @@ Every case runs in one call on the same files: a plain read, tsostream with one 
 rateints, in the segment scope (``--parity jwst``) and, for some, with the likelihood fit; and, when the environment
 variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage with ``maximum_cores`` none and
 all (it ends at slopes; it gets fewer integrations of the same pixels, for it is slow). Processing is measured from the
-first byte read to the files closed, on both sides (of the segment scope its first stage alone); "whole ratio" compares processes from their start to their end, with
-the official time scaled to the length of the exposure.
+first byte read to the files closed, on both sides (of the segment scope its first stage alone); "whole ratio" compares
+processes from their start to their end, with the official time scaled to the length of the exposure.
 """
 
 from __future__ import annotations

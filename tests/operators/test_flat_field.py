@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rate_references import write_flat, write_nirspec
+from rate_references import dq_def, fast_table, images, primary, write_flat, write_nirspec
 
 from tsostream.errors import ReferenceMismatchError
 from tsostream.integration import dq
@@ -231,3 +232,34 @@ def test_against_the_official_step(tmp_path: Path) -> None:
     for case, result, official in zip(cases, results, run_official_rates(cases), strict=True):
         assert official.get("status", {}).get("flat_field") == "COMPLETE", (case.info.exp_type, official)
         assert_parity(result, official)
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.skipif(not official_python(), reason="TSOSTREAM_JWST_PYTHON names no Python that has jwst")
+def test_a_real_detector_flat_against_the_official_step(shared: Path, tmp_path: Path) -> None:
+    """The detector's own pixels, with the keywords that the official step wants and the cut-out lacks."""
+    info = make_info(
+        "NRS_BRIGHTOBJ", filter="CLEAR", grating="PRISM", subarray="SUB512", ny=32, nx=512, level="rateints",
+        detector="NRS1", xstart=1, ystart=1, tsovisit=True,
+    )  # fmt: skip
+    rng, path = np.random.default_rng(8), tmp_path / "dflat.fits"
+    with fits.open(shared / "data/nirspec_dflat_PRISM_32x512.fits") as hdus:
+        value = next(
+            np.array(hdu.data, np.float32) for hdu in hdus if hdu.data is not None and hdu.data.ndim == 2
+        )
+    none = np.zeros(value.shape, np.float32)
+    head = primary(info, "DFLAT", "NirspecFlatModel", EXP_TYPE=info.exp_type)
+    planes = images(SCI=value, ERR=none, DQ=none.astype(np.uint32))
+    fits.HDUList([head, *planes, dq_def(), fast_table(rng, ("ANY",), 0.5, 5.5)]).writeto(path)
+    wave = np.broadcast_to(np.linspace(0.6, 5.29, 512), (32, 512)).copy()
+    wave[:, :3] = np.nan
+    rate = make_rate(info, rng, 2, bad=0.02)
+    official = dict.fromkeys(("flat", "fflat", "sflat"), "N/A")
+    case = RateCase("flat_field", info, copy(rate), wave, references={**official, "dflat": path})
+    binding = Binding(info, load({"dflat": path}, info), None, {"wavelength": {1: wave}})
+    (ours,) = FlatField().bind(binding).push(rate)
+    (theirs,) = run_official_rates([case])
+    assert "error" not in theirs, theirs
+    assert_parity(ours, theirs)
+    assert np.nanstd(value) > 1e-3

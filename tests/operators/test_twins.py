@@ -18,7 +18,7 @@ NAIVE = Path(tsostream.testing.__file__).parent / "naive"
 def modules_in_use() -> set[str]:
     """Modules of operators/ that a run imports: the catalogue, the chain and the scout."""
     code = (
-        "import sys, tsostream.operators.catalog, tsostream.run.chain, tsostream.run.scout;"
+        "import sys, tsostream.operators.catalog, tsostream.run.chain, tsostream.run.scouting;"
         "print(*[name for name in sys.modules if name.startswith('tsostream.operators.')])"
     )
     done = subprocess.run(

@@ -291,13 +291,20 @@ class Frames:
         One plane per integration.
     scalars : float64 [slot, scalar]
         A few numbers per integration.
+    marks : uint64 [slot, mark, y, word]
+        A few bits per pixel; those of a row in words of their own.
     numbers : int64 [slot]
         Which integration stands in a slot; integration *n* can only stand in slot ``n % len(numbers)``.
     """
 
     planes: np.ndarray
     scalars: np.ndarray
+    marks: np.ndarray
     numbers: np.ndarray
+
+    def part(self, slots: slice) -> Frames:
+        """Take some slots, to be written."""
+        return Frames(self.planes[slots], self.scalars[slots], self.marks[slots], self.numbers[slots])
 
     def slots(self, numbers: np.ndarray) -> np.ndarray:
         """Slots of integrations by number, of any shape; -1 for those that are not there."""
@@ -324,12 +331,12 @@ class BoundWindowStep:
     before, after
         How many integrations the step looks at on either side.
     prepare
-        ``prepare(block, planes, scalars)`` writes what is to be remembered, one plane float32 [y, x] and the scalars
-        float64 per integration; a function of each integration alone.
+        ``prepare(block, frames)`` writes what is to be remembered into one slot per integration, all but its number; a
+        function of each integration alone.
     run
         ``run(block, frames)`` gives the block after the step; it may change the block's arrays in place.
-    scalars
-        Scalars to remember per integration.
+    scalars, marks
+        Scalars to remember per integration, and bits per pixel.
     segments
         First and last integration of the files that no window reaches beyond; empty when windows reach everywhere.
     templates, facts, skipped
@@ -341,9 +348,10 @@ class BoundWindowStep:
     info: ExposureInfo
     before: int
     after: int
-    prepare: Callable[[Rate, np.ndarray, np.ndarray], None]
+    prepare: Callable[[Rate, Frames], None]
     run: Callable[[Rate, Frames], Rate]
     scalars: int = 0
+    marks: int = 0
     segments: tuple[tuple[int, int], ...] = ()
     templates: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -20,8 +20,9 @@ from tsostream.integration import dq
 from tsostream.integration.coupling import Coupling, Window
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import Binding, BoundWindowStep, Frames, Operator
+from tsostream.operators.outlier_marks import MARKS, Typical, remember_samples
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
-from tsostream.operators.outlier_window import count_outliers, divide_level
+from tsostream.operators.outlier_window import count_outliers
 from tsostream.operators.pointing import pointing_variance
 from tsostream.operators.rate_sync import match_nans_and_flags
 from tsostream.operators.sorting import comparators
@@ -31,6 +32,8 @@ __all__ = ["OutlierDetection", "parse_good_bits"]
 
 #: samples a window may have
 MOST_SAMPLES = 1023
+#: how far from its template a sample lies without being worth a look [sigma]; nothing but the cost depends on it
+REACH = 1.7
 
 
 def parse_good_bits(text: str | int | None) -> int:
@@ -138,17 +141,26 @@ class OutlierDetection(Operator):
         if self.scope == "segment":
             return self._bind_segments(binding, bad)
         source = find_source(binding.templates, binding.info, binding.dq_plane)
-        excess = self._excess(binding, source)
+        typical = self._typical(binding, source)
         half, odd = divmod(self.rolling_window_width, 2)
         before, after = half, max(half - (not odd), 0)
-        run = partial(
-            _flag, before=before, after=after, excess=excess, source=source, snr=np.float32(self.limit),
-            set_nan=self.set_nan,
-        )  # fmt: skip
+        shared: dict[str, Any] = {"source": source, "typical": typical, "snr": np.float32(self.limit)}
         return BoundWindowStep(
-            self.name, binding.dq_plane, binding.info, before, after,
-            partial(_remember, bad=bad, source=source), run, scalars=len(source.node),
+            self.name, binding.dq_plane, binding.info, before, after, partial(_remember, bad=bad, **shared),
+            partial(_flag, before=before, after=after, set_nan=self.set_nan, **shared),
+            scalars=len(source.node), marks=MARKS,
         )  # fmt: skip
+
+    def _typical(self, binding: Binding, source: SourceLevel) -> Typical:
+        """Say what is expected of each pixel; nothing without a template."""
+        excess, shape = self._excess(binding, source), binding.info.frame_shape
+        expected = np.full(shape, np.nan, np.float32)
+        reach = expected
+        if "image" in binding.templates:
+            expected = np.ascontiguousarray(binding.templates["image"], np.float32)
+            variance = np.asarray(binding.templates["variance"], np.float32)
+            reach = (REACH * np.sqrt(variance + excess)).astype(np.float32)
+        return Typical(source.share, expected, reach, excess)
 
     def _excess(self, binding: Binding, source: SourceLevel) -> np.ndarray:
         """Variance of each pixel in time beyond its errors: its own, or what pointing jitter gives it."""
@@ -181,11 +193,13 @@ class OutlierDetection(Operator):
 
 
 def _remember(
-    rate: Rate, planes: np.ndarray, scalars: np.ndarray, *, bad: np.uint32, source: SourceLevel
+    rate: Rate, frames: Frames, *, bad: np.uint32, source: SourceLevel, typical: Typical, snr: np.float32
 ) -> None:
-    scalars[...] = source.measure(rate.data, rate.dq)
-    rows, columns = source.spread(scalars)
-    divide_level(rate.data, rate.dq, bad, rows, columns, source.share, planes)
+    frames.scalars[...] = source.measure(rate.data, rate.dq)
+    rows, columns = source.spread(frames.scalars)
+    remember_samples(
+        rate.data, rate.dq, bad, rate.err, rows, columns, typical, snr, frames.planes, frames.marks
+    )
 
 
 def _flag(
@@ -194,8 +208,8 @@ def _flag(
     *,
     before: int,
     after: int,
-    excess: np.ndarray,
     source: SourceLevel,
+    typical: Typical,
     snr: np.float32,
     set_nan: bool,
 ) -> Rate:
@@ -203,7 +217,7 @@ def _flag(
     own = numbers % len(frames.numbers)
     slots = frames.slots(numbers[:, None] + np.arange(-before, after + 1))
     rows, columns = source.spread(frames.scalars[own])
-    count_outliers(frames.planes, slots, own, rate.err, excess, rows, columns, source.share, snr, rate.dq)
+    count_outliers(frames.planes, frames.marks, slots, own, rate.err, typical, rows, columns, snr, rate.dq)
     if set_nan:
         match_nans_and_flags(rate)
     return rate
@@ -211,8 +225,7 @@ def _flag(
 
 def _remember_segment(
     rate: Rate,
-    planes: np.ndarray,
-    _scalars: np.ndarray,
+    frames: Frames,
     *,
     bad: np.uint32,
     width: int,
@@ -220,7 +233,7 @@ def _remember_segment(
 ) -> None:
     # the short form of the official step looks at no flags
     _, rolling = segment_windows(np.arange(rate.first, rate.first + rate.count), width, segments)
-    keep_samples(rate.data, rate.dq, np.where(rolling, bad, np.uint32(0)), planes)
+    keep_samples(rate.data, rate.dq, np.where(rolling, bad, np.uint32(0)), frames.planes)
 
 
 def _flag_segment(

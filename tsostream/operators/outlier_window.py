@@ -1,58 +1,32 @@
-"""Kernels of the streaming outlier detection: levels divided out, and samples far from their window's median.
+"""Kernels of the streaming outlier detection: samples far from their window's median.
 
 Whether a sample lies further from the window's median than a limit does not take the median: it does when more than
 half of the window's good samples lie further below, or further above, than that. Nor does most of the counting have to
-be done: neighbouring integrations share more than half of their windows, and when all of those shared samples but one
-are within a sample's limits, it is no outlier whatever the rest of its window holds.
+be done. The marks of `tsostream.operators.outlier_marks` settle nearly all samples, 64 at a time. In rows where they
+do not (the scout expected something else), the samples that neighbouring integrations share do: those are more than
+half of each window, and when all of them but one are within a sample's limits, it is no outlier whatever the rest of
+its window holds.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
+from tsostream.operators.outlier_marks import FAR, NEAR, SURE, THERE, pack_flags
 
-__all__ = ["count_outliers", "divide_level"]
+__all__ = ["count_outliers"]
 
 _FLAGS = np.uint32(dq.DO_NOT_USE | dq.OUTLIER)
-#: the quick test asks for this share of the squared limit, so that no rounding settles what counting would not
-SURE = np.float32(0.98)
-
-
-@kernel
-def _divide_row(data, bits, bad, row, columns, share, plane):
-    """`divide_level` of one row; rows of their own let the compiler do several pixels at once."""
-    one, nan = np.float32(1.0), np.float32(np.nan)
-    for x in range(plane.size):
-        value = data[x] / (one + (row * columns[x] - one) * share[x])
-        # no branches; only finite values have difference 0
-        good = ((bits[x] & bad) == 0) & (value - value == 0)
-        plane[x] = value if good else nan
-
-
-@kernel
-def divide_level(data, bits, bad, rows, columns, share, planes):
-    """Divide the source's level out of slopes.
-
-    Parameters
-    ----------
-    data : float32 [integration, y, x]
-        Slopes.
-    bits : uint32 [integration, y, x]
-        DQ.
-    bad : uint32
-        Bits that make a sample unfit.
-    rows, columns : float32 [integration, y], [integration, x]
-        Level of the source is their product.
-    share : float32 [y, x]
-        Part of each pixel's light that is the source's.
-    planes : float32 [integration, y, x]
-        Written: what the slopes were at level 1; NaN for unfit samples.
-    """
-    for i in range(data.shape[0]):
-        for y in range(data.shape[1]):
-            _divide_row(data[i, y], bits[i, y], bad, rows[i, y], columns[i], share[y], planes[i, y])
+#: where marks leave more than one in so many samples of a row, the shared samples are looked at
+FEW = 32
+#: words that are counted side by side
+CHUNK = 64
+#: bits of the longest window's length
+DIGITS = 10
 
 
 @kernel
@@ -167,7 +141,7 @@ def _set_bounds(planes, shared, y, work, nothing, lowest, highest):
 
 
 @kernel
-def _find_doubtful(value, err, excess, row, columns, share, snr, lowest, highest, doubtful):
+def _find_unsettled(value, err, excess, row, columns, share, snr, lowest, highest, unsettled):
     """Mark samples of a row that the shared ones do not settle.
 
     All but one of the shared samples lie between ``lowest`` and ``highest``. Neither a root nor a division is taken:
@@ -183,8 +157,80 @@ def _find_doubtful(value, err, excess, row, columns, share, snr, lowest, highest
         far = far if far > zero else zero
         far *= level
         error2 = err[x] * err[x] + excess[x] * (level * level)
-        there = (value[x] == value[x]) & (err[x] == err[x])
-        doubtful[x] = np.uint8(there & ~(far * far <= limit2 * error2))
+        unsettled[x] = np.uint8(~(far * far <= limit2 * error2))
+
+
+@kernel
+def _add_digit(digit, carry):
+    """Add one bit to one binary digit of many counters; ``carry`` is what goes to the next digit afterwards."""
+    for w in range(digit.size):
+        both = digit[w] & carry[w]
+        digit[w] ^= carry[w]
+        carry[w] = both
+
+
+@kernel
+def _find_doubtful(marks, slots, own, digits, carry, doubtful):
+    """Mark samples that their marks do not settle.
+
+    Parameters
+    ----------
+    marks : uint64 [slot, mark, word]
+        Bits of the samples.
+    slots : int64 [sample]
+        Slots of the window; -1 for none.
+    own : int64
+        Slot of the integration itself.
+    digits, carry : uint64 [digit, word], [word]
+        Working arrays.
+    doubtful : uint64 [word]
+        Written.
+    """
+    everything = ~np.uint64(0)
+    for first in range(0, doubtful.size, CHUNK):
+        last = min(first + CHUNK, doubtful.size)
+        size = last - first
+        count = 0
+        digits[:, :] = 0
+        for k in range(slots.size):
+            if slots[k] < 0:
+                continue
+            carry[:size] = marks[slots[k], NEAR, first:last]
+            count += 1
+            # no counter is higher than the number of samples so far
+            high, digit = count, 0
+            while high > 0:
+                _add_digit(digits[digit, :size], carry[:size])
+                high >>= 1
+                digit += 1
+        # whether a counter reaches half of the window, from the lowest digit upwards
+        need = (count + 1) // 2
+        carry[:] = everything
+        for digit in range(DIGITS):
+            if (need >> digit) & 1:
+                for w in range(size):
+                    carry[w] &= digits[digit, w]
+            else:
+                for w in range(size):
+                    carry[w] |= digits[digit, w]
+        for w in range(size):
+            there, far = marks[own, THERE, first + w], marks[own, FAR, first + w]
+            doubtful[first + w] = there & (far | ~carry[w])
+
+
+@kernel
+def _are_many(words, most):
+    """Tell whether more than so many bits are set."""
+    count = 0
+    for i in range(words.shape[0]):
+        for w in range(words.shape[1]):
+            word = words[i, w]
+            while word != 0:
+                word &= word - np.uint64(1)
+                count += 1
+                if count > most:
+                    return True
+    return False
 
 
 @kernel
@@ -202,7 +248,74 @@ def _lies_outside(planes, slots, y, x, low, high):
 
 
 @kernel
-def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, bits):
+def _judge_row(planes, slots, own, y, err, excess, row, columns, share, snr, words, bits):
+    """Count for the samples of a row whose bits are set, and flag the outliers."""
+    one = np.float32(1.0)
+    for w in range(words.size):
+        if words[w] == 0:
+            continue
+        for b in range(64):
+            if (words[w] >> np.uint64(b)) & np.uint64(1):
+                x = 64 * w + b
+                sample = planes[own, y, x]
+                error = err[x] / (one + (row * columns[x] - one) * share[x])
+                limit = snr * np.sqrt(error * error + excess[x])
+                if _lies_outside(planes, slots, y, x, sample - limit, sample + limit):
+                    bits[x] |= _FLAGS
+
+
+@kernel
+def _settle_rows(planes, shared, own, y, err, typical, rows, columns, snr, space, doubtful):
+    """Take back the doubt about samples of a row that the samples shared by all windows settle.
+
+    Parameters
+    ----------
+    planes, err, typical, rows, columns, snr
+        As in `count_outliers`.
+    shared : int64 [sample]
+        Slots.
+    own : int64 [integration]
+        Slots of the integrations.
+    y : int
+        Row.
+    space : Space
+        Working arrays.
+    doubtful : uint64 [integration, word]
+        Bits of the row; changed.
+    """
+    nx = planes.shape[2]
+    _set_bounds(planes, shared, y, space.work, space.nothing, space.lowest, space.highest)
+    eights = space.unsettled.view(np.uint64)
+    for i in range(own.size):
+        _find_unsettled(
+            planes[own[i], y], err[i, y], typical.excess[y], rows[i, y], columns[i], typical.share[y], snr,
+            space.lowest, space.highest, space.unsettled[:nx],
+        )  # fmt: skip
+        pack_flags(eights, space.words)
+        for w in range(space.words.size):
+            doubtful[i, w] &= space.words[w]
+
+
+class Space(NamedTuple):
+    """Working arrays of a row.
+
+    Attributes
+    ----------
+    work, nothing, lowest, highest : float32 [x]
+    unsettled : uint8 [64 word]
+    words : uint64 [word]
+    """
+
+    work: np.ndarray
+    nothing: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    unsettled: np.ndarray
+    words: np.ndarray
+
+
+@kernel
+def count_outliers(planes, marks, slots, own, err, typical, rows, columns, snr, bits):
     """Flag samples further than ``snr`` errors from the median of the good samples in their window.
 
     With an even number of samples the median is the interval between the two in the middle.
@@ -211,48 +324,49 @@ def count_outliers(planes, slots, own, err, excess, rows, columns, share, snr, b
     ----------
     planes : float32 [slot, y, x]
         Samples at level 1; NaN for unfit ones.
+    marks : uint64 [slot, mark, y, word]
+        Their bits, from `tsostream.operators.outlier_marks.remember_samples`.
     slots : int64 [integration, sample]
         Slots of each integration's window; -1 for none.
     own : int64 [integration]
         Slot of the integration itself.
     err : float32 [integration, y, x]
         1-sigma error of the slopes.
-    excess : float32 [y, x]
-        Variance beyond the errors that the pixel shows in time, at level 1.
-    rows, columns, share
-        As in `divide_level`.
+    typical : Typical
+        Of the pixels.
+    rows, columns : float32 [integration, y], [integration, x]
+        Level of the source is their product.
     snr : float32
         Limit.
     bits : uint32 [integration, y, x]
         DO_NOT_USE and OUTLIER are added.
     """
-    count, nx = slots.shape[0], planes.shape[2]
-    one = np.float32(1.0)
-    work, nothing = np.empty(nx, np.float32), np.empty(nx, np.float32)
-    lowest, highest = np.empty(nx, np.float32), np.empty(nx, np.float32)
-    # eight at a time are looked through as one number
-    marks = np.zeros((nx + 7) // 8, np.uint64)
-    doubtful = marks.view(np.uint8)[:nx]
-    group = np.empty((count, 2), np.int64)
-    shared = np.empty(slots.shape, np.int64)
+    count, (ny, nx) = slots.shape[0], planes.shape[1:]
+    size = marks.shape[3]
+    space = Space(
+        np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.float32),
+        np.zeros(64 * size, np.uint8), np.empty(size, np.uint64),
+    )  # fmt: skip
+    doubtful = np.empty((count, ny * size), np.uint64)
+    digits, carry = np.empty((DIGITS, CHUNK), np.uint64), np.empty(CHUNK, np.uint64)
+    flat = marks.reshape((marks.shape[0], marks.shape[1], ny * size))
+    for i in range(count):
+        _find_doubtful(flat, slots[i], own[i], digits, carry, doubtful[i])
+    group, shared = np.empty((count, 2), np.int64), np.empty(slots.shape, np.int64)
     _share_windows(slots, np.empty(planes.shape[0], np.int64), group, shared)
-    for y in range(planes.shape[1]):
+    for y in range(ny):
         start = 0
         while start < count:
             stop = group[start, 0]
-            _set_bounds(planes, shared[start, : group[start, 1]], y, work, nothing, lowest, highest)
+            own_words = doubtful[start:stop, y * size : (y + 1) * size]
+            if _are_many(own_words, nx * (stop - start) // FEW):
+                _settle_rows(
+                    planes, shared[start, : group[start, 1]], own[start:stop], y, err[start:stop], typical,
+                    rows[start:stop], columns[start:stop], snr, space, own_words,
+                )  # fmt: skip
             for i in range(start, stop):
-                samples, errors, row, column = planes[own[i], y], err[i, y], rows[i, y], columns[i]
-                _find_doubtful(
-                    samples, errors, excess[y], row, column, share[y], snr, lowest, highest, doubtful
-                )
-                for word in range(marks.size):
-                    if marks[word] == 0:
-                        continue
-                    for x in range(8 * word, min(8 * word + 8, nx)):
-                        if doubtful[x]:
-                            error = errors[x] / (one + (row * column[x] - one) * share[y, x])
-                            limit = snr * np.sqrt(error * error + excess[y, x])
-                            if _lies_outside(planes, slots[i], y, x, samples[x] - limit, samples[x] + limit):
-                                bits[i, y, x] |= _FLAGS
+                _judge_row(
+                    planes, slots[i], own[i], y, err[i, y], typical.excess[y], rows[i, y], columns[i],
+                    typical.share[y], snr, own_words[i - start], bits[i, y],
+                )  # fmt: skip
             start = stop

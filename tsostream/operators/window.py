@@ -1,7 +1,7 @@
 """Frames that window steps remember, and blocks that wait for their neighbours.
 
-What travels between integrations is only what a step asked for: one plane and a few scalars per integration, in a ring
-of fixed size. Each integration has one possible slot, so workers write theirs side by side.
+What travels between integrations is only what a step asked for: one plane, a few scalars and a few bits per pixel of
+each, in a ring of fixed size. Each integration has one possible slot, so workers write theirs side by side.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from tsostream.integration.payload import Rate
 from tsostream.operators.base import BoundWindowStep, Frames
 
-__all__ = ["Ring", "ring_bytes", "run_blocks", "run_whole", "slice_rate"]
+__all__ = ["Ring", "mark_words", "ring_bytes", "run_blocks", "run_whole", "slice_rate"]
 
 
 def slice_rate(rate: Rate, start: int, stop: int) -> Rate:
@@ -47,9 +47,15 @@ def copy_rate(rate: Rate) -> Rate:
     )
 
 
-def ring_bytes(capacity: int, frame: int) -> int:
-    """Bytes of a ring [integration slots, pixels of a frame]."""
-    return capacity * frame * 4
+def mark_words(nx: int) -> int:
+    """Words of 64 bits that a row of marks takes."""
+    return -(-nx // 64)
+
+
+def ring_bytes(step: BoundWindowStep, capacity: int) -> int:
+    """Bytes of a ring of so many integrations."""
+    ny, nx = step.info.frame_shape
+    return capacity * ny * (4 * nx + 8 * step.marks * mark_words(nx))
 
 
 class Ring:
@@ -67,9 +73,11 @@ class Ring:
     def __init__(self, step: BoundWindowStep, capacity: int):
         self._step = step
         self.capacity = capacity
+        ny, nx = step.info.frame_shape
         self.frames = Frames(
-            np.empty((capacity, *step.info.frame_shape), np.float32),
+            np.empty((capacity, ny, nx), np.float32),
             np.zeros((capacity, step.scalars)),
+            np.empty((capacity, step.marks, ny, mark_words(nx)), np.uint64),
             np.zeros(capacity, np.int64),
         )
 
@@ -81,7 +89,7 @@ class Ring:
             count = min(rate.count - start, self.capacity - slot)
             part = slice(slot, slot + count)
             block = rate if count == rate.count else slice_rate(rate, start, start + count)
-            self._step.prepare(block, self.frames.planes[part], self.frames.scalars[part])
+            self._step.prepare(block, self.frames.part(part))
             self.frames.numbers[part] = np.arange(block.first, block.first + count)
             start += count
 

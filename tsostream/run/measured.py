@@ -132,7 +132,26 @@ def _header(prepared: Prepared, chain: Chain) -> ExposureHeader:
         tree = portable_tree(read_tree(source), without=("wcs",))
     except (OSError, ValueError, KeyError, TypeError):
         tree = EMPTY_TREE
-    return ExposureHeader(source, general_keywords(prepared), sections, tree)
+    keywords = general_keywords(prepared) | _soss_keywords(prepared, chain.measuring[0])
+    return ExposureHeader(source, keywords, sections, tree)
+
+
+def _soss_keywords(prepared: Prepared, measuring: Any) -> dict[str, Any]:
+    """Parameters of the extraction of SOSS orders under the official keywords (``meta.soss_extract1d``)."""
+    step: Any = prepared.config.operator("extract_1d")
+    orders = measuring.describe() if prepared.exposure.info.exp_type == "NIS_SOSS" else []
+    if not orders or "overlap" not in orders[0]:
+        return {}
+    factor = orders[0]["tikhonov_factor"]
+    # every file has its own in the segment scope; a product of the exposure tells that of the first
+    factor = factor[0] if isinstance(factor, list) else factor
+    known = {
+        "SOSSWDTH": orders[0]["extract_width"],
+        "OVERSAMP": step.soss_n_os,
+        "THRESHLD": step.soss_threshold,
+        "TIKFACTR": factor,
+    }
+    return {key: _plain(value) for key, value in known.items() if value is not None}
 
 
 def _cards(prepared: Prepared, chain: Chain, orders: Sequence[int]) -> dict[int, dict[str, Any]]:

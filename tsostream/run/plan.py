@@ -182,9 +182,7 @@ def _size(
         waiting = frames_waiting(after, length, workers) - in_flight * length
         kept = int(np.prod(window.info.frame_shape))
         held = max(waiting, 0) * (rate // length * min(kept, frame) // frame)
-        held += ring_bytes(
-            ring_capacity(before, after, length, workers), int(np.prod(window.info.frame_shape))
-        )
+        held += ring_bytes(window, ring_capacity(before, after, length, workers))
     images = 0 if scout.kind == "file" else stack_size(scout, exposure)
     # the stack and the statistics' planes; then one block's variance, or residuals and transforms of the covariance
     followed = 0 if scout.kind == "file" else min(images, max(4, COVARIANCE_PIXELS // frame))

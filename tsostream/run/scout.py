@@ -1,43 +1,32 @@
-"""The scout: reads some integrations before the run and freezes what the steps need to know of the whole.
+"""The scout: which integrations it reads before the run, and the templates it freezes of the whole.
 
-Templates are shapes; levels always come from the integration itself. Every integration is divided by its own flux
-scale before the median is taken, so a transit does not leak into the template. The scout works in two stages: slopes
-of a few integrations without templates give a first image, which is enough to choose weights by; slopes with it
-(weights and variances as in the run) of all its integrations give the templates.
+Templates are shapes; levels always come from the integration itself. `tsostream.run.scouting` makes them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
-from tsostream.errors import ConfigError, InputError, Problem, SinkError
-from tsostream.files import Exposure, OnError, read_sync
-from tsostream.integration import dq
-from tsostream.integration.payload import Raw
-from tsostream.operators.aperture.covariance import shared_covariance
-from tsostream.operators.flux import flux_scale
-from tsostream.operators.sorting import comparators, stack_statistics
-from tsostream.run.ramps import RateChain
+from tsostream.errors import ConfigError, Problem, SinkError
+from tsostream.files import Exposure
 
 __all__ = [
+    "COVARIANCE_PIXELS",
     "SCOUT_INTEGRATIONS",
     "Scout",
     "ScoutPlan",
-    "UnreadableError",
     "first_numbers",
     "load_scout",
     "parse_scout",
-    "run_scout",
     "scout_numbers",
+    "scout_path",
+    "stack_size",
 ]
 
 #: how many integrations the scout reads: this part of the exposure, but at least and at most so many
@@ -52,14 +41,6 @@ STORED = ("image", "scatter", "variance", "covariance", "numbers")
 COVARIANCE_PIXELS = 1 << 22
 #: fewest images a template is made from, whatever memory they take
 FEWEST = 8
-
-
-class UnreadableError(Exception):
-    """Raised inside this package: integrations the scout was to read cannot be read."""
-
-    def __init__(self, numbers: list[int]):
-        super().__init__(f"integrations {numbers}")
-        self.numbers = numbers
 
 
 @dataclass(frozen=True)
@@ -252,208 +233,3 @@ def scout_numbers(plan: ScoutPlan, exposure: Exposure) -> list[int]:
         return [int(number) for number in candidates[:count]]
     places = (np.arange(count) + 0.5) * len(candidates) / count
     return [int(number) for number in candidates[places.astype(np.int64)]]
-
-
-def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][0] + ranges[-1][1]:
-            ranges[-1][1] += 1
-        else:
-            ranges.append([number, 1])
-    return [(first, count) for first, count in ranges]
-
-
-def _in_order(
-    pool: Executor, work: Callable[[Raw, int], np.ndarray], blocks: Iterator[Raw], ahead: int
-) -> Iterator[np.ndarray]:
-    """Work on blocks side by side, hand results out in order; each call is told where its block stands."""
-    waiting: list[Future[np.ndarray]] = []
-    place = 0
-    for raw in blocks:
-        waiting.append(pool.submit(work, raw, place))
-        place += raw.count
-        if len(waiting) > ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
-
-
-def bright_pixels(image: np.ndarray, usable: np.ndarray, most: int = 4096) -> np.ndarray:
-    """Flat indices of the brightest pixels, a fraction of the frame."""
-    values = np.where(usable & np.isfinite(image), image, -np.inf).ravel()
-    count = int(min(most, max(8, values.size // 50)))
-    order = np.argsort(-values, kind="stable")[:count]
-    return np.sort(order[values[order] > 0]).astype(np.int32)
-
-
-def run_scout(
-    exposure: Exposure,
-    numbers: list[int],
-    make_chain: Callable[[dict[str, Any]], RateChain],
-    pool: Executor,
-    *,
-    workers: int,
-    block_bytes: int,
-    first_image: bool,
-    on_error: OnError = "stop",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scout:
-    """Make the templates.
-
-    Parameters
-    ----------
-    exposure
-        The exposure.
-    numbers
-        Integrations to read, ascending.
-    make_chain
-        Binds the steps up to the slopes to given templates.
-    pool, workers
-        Where blocks are worked on.
-    block_bytes
-        Size of a block.
-    first_image
-        Whether the steps up to the slopes depend on templates, so that a first image is needed.
-    on_error
-        What bytes mean that cannot be read, see `tsostream.files.read_blocks`.
-    progress
-        Called with (integrations done, integrations to do).
-
-    Raises
-    ------
-    InputError
-        When no pixel has a slope.
-    UnreadableError
-        Names integrations that cannot be read, with ``on_error="flag"``: choose others.
-    """
-    info = exposure.info
-    shape = info.frame_shape
-    runs = [first_numbers(numbers), numbers] if first_image else [numbers]
-    total = sum(len(one) for one in runs)
-    whole = np.empty((len(numbers), *shape), np.float32)
-    image, scatter = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    finite = np.empty(shape, np.int32)
-    variance = np.zeros(shape)
-    weight = np.zeros(shape, np.int32)
-    templates: dict[str, Any] = {}
-    done = 0
-    for chosen in runs:
-        chain = make_chain(templates)
-        stack = whole[: len(chosen)]
-        variance[...] = 0.0
-        weight[...] = 0
-
-        def take(raw: Raw, place: int, chain: RateChain = chain, stack: np.ndarray = stack) -> np.ndarray:
-            if not raw.present:
-                raise UnreadableError(raw.numbers.tolist())
-            with chain.rates(raw) as rate:
-                part = stack[place : place + rate.count]
-                part[...] = rate.data
-                part[(rate.dq & np.uint32(dq.DO_NOT_USE)) != 0] = np.nan
-                return rate.var_poisson + rate.var_rnoise
-
-        for one in _in_order(
-            pool,
-            take,
-            read_sync(exposure, _ranges(chosen), block_bytes=block_bytes, on_error=on_error),
-            workers,
-        ):
-            # integration by integration: the sum must not depend on the size of the blocks
-            for plane in one:
-                there = np.isfinite(plane) & (plane > 0)
-                variance += np.where(there, plane, 0.0)
-                weight += there
-            done += len(one)
-            progress(done, total)
-        scale = np.ones(len(chosen))
-        first = stack[:: max(1, len(chosen) // 9)][:9]
-        stack_statistics(
-            np.ascontiguousarray(first),
-            np.ones(len(first)),
-            comparators(len(first)),
-            image,
-            scatter,
-            finite,
-            0,
-            info.ny,
-        )
-        pixels = bright_pixels(image, finite > 0)
-        if pixels.size == 0:
-            raise InputError(
-                Problem(
-                    f"no usable pixel has a positive slope in the {len(chosen)} integrations the scout read",
-                    exposure.label,
-                    "check the references and that the exposure holds a source",
-                    "no-signal",
-                )
-            )
-        flux_scale(stack, pixels, image.ravel()[pixels], scale)
-        scale /= np.median(scale)
-        scale = np.where(np.isfinite(scale) & (scale > 0.05), scale, 1.0)
-        _statistics(pool, workers, stack, scale, comparators(len(chosen)), image, scatter, finite)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = (variance / weight).astype(np.float32)
-        templates = {
-            "image": image.copy(),
-            "scatter": scatter.copy(),
-            "variance": mean,
-            "count": len(chosen),
-        }
-    # a pixel that is rarely usable has no template
-    image[finite * 2 < len(numbers)] = np.nan
-    facts = {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
-    return Scout(
-        image,
-        scatter,
-        templates["variance"],
-        _covariance(whole, scale, image, templates["variance"], slow_is_x=abs(info.slowaxis) == 1),
-        len(numbers),
-        tuple(numbers),
-        facts,
-    )
-
-
-def _covariance(
-    stack: np.ndarray, scale: np.ndarray, image: np.ndarray, variance: np.ndarray, *, slow_is_x: bool
-) -> np.ndarray:
-    """Measure the noise that background pixels share."""
-    count = int(min(len(stack), max(4, COVARIANCE_PIXELS // image.size)))
-    chosen = np.linspace(0, len(stack) - 1, count).astype(int)
-    # the fainter half of the frame, without pixels that are noisier than the rest or not always there
-    level = np.nanmedian(image)
-    noise = np.nanmedian(np.where(image <= level, variance, np.nan))
-    mask = (image <= level) & (variance < 4 * noise)
-    residuals = np.empty((count, *image.shape), np.float32)
-    for place, index in enumerate(chosen):
-        residuals[place] = stack[index] - image * np.float32(scale[index])
-        mask &= np.isfinite(residuals[place])
-    # image by image: temporary copies of all of them would be the peak of the run's memory
-    size = np.mean([np.nan_to_num(np.abs(one)).mean(dtype=np.float64) for one in residuals])
-    limit = 6 * np.sqrt(noise) + 6 * size
-    # the template, a median, holds about 1/n of each image's own noise
-    factor = np.float32(1.0 / np.sqrt(1.0 - 1.0 / len(stack)) if len(stack) > 1 else 1.0)
-    for one in residuals:
-        one[~(np.abs(one) < limit)] = 0.0
-        one *= factor
-    independent = float(variance[mask].mean()) if mask.any() else 0.0
-    return shared_covariance(residuals, mask, independent=independent, slow_is_x=slow_is_x)
-
-
-def _statistics(
-    pool: Executor,
-    workers: int,
-    stack: np.ndarray,
-    scale: np.ndarray,
-    pairs: np.ndarray,
-    image: np.ndarray,
-    scatter: np.ndarray,
-    finite: np.ndarray,
-) -> None:
-    edges = np.linspace(0, stack.shape[1], max(1, workers) + 1).astype(int)
-    jobs = [
-        pool.submit(stack_statistics, stack, scale, pairs, image, scatter, finite, int(low), int(high))
-        for low, high in pairwise(edges)
-    ]
-    for job in jobs:
-        job.result()

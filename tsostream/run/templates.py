@@ -11,14 +11,8 @@ from tsostream.run.observer import Observer
 from tsostream.run.prepared import Prepared
 from tsostream.run.ramps import RateChain
 from tsostream.run.resume import scout_integrations, stored_scout
-from tsostream.run.scout import (
-    Scout,
-    UnreadableError,
-    first_numbers,
-    load_scout,
-    run_scout,
-    scout_numbers,
-)
+from tsostream.run.scout import Scout, first_numbers, load_scout, scout_numbers
+from tsostream.run.scouting import UnreadableError, run_scout
 
 __all__ = ["find_scout"]
 

@@ -8,7 +8,7 @@ from tsostream.operators.aperture.lists import COEFFICIENTS, DNU, ESTIMATED, JUM
 from tsostream.operators.jit import kernel
 
 __all__ = [
-    "AREA", "COVER", "FLAT", "FLUX", "MISSING", "MOVED", "NOMINAL", "PARTS", "POISSON", "RNOISE", "WHOLE",
+    "AREA", "COVER", "FLAT", "FLUX", "MISSING", "MOST_MOVED", "MOVED", "NOMINAL", "PARTS", "POISSON", "RNOISE", "WHOLE",
     "close_columns", "note_flags", "take_ratios",
 ]  # fmt: skip
 

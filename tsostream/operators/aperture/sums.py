@@ -7,36 +7,40 @@ import numpy as np
 from tsostream.integration.payload import Rate
 from tsostream.operators.aperture.lists import Aperture, Sums, empty_sums
 from tsostream.operators.aperture.measure import measure
-from tsostream.operators.aperture.strip_sums import Planes, measure_strips
+from tsostream.operators.aperture.strip_sums import measure_strips
+from tsostream.operators.aperture.strip_work import Planes
 from tsostream.operators.aperture.strips import Strips
 
-__all__ = ["Position", "measure_block", "measure_spectrum", "position"]
+__all__ = ["Position", "flat_planes", "measure_block", "measure_spectrum", "position"]
 
 
 def measure_block(block: Rate, aperture: Aperture) -> Sums:
     """Measure a block of slopes from pixel lists."""
     out = empty_sums(block.count, aperture.start.size - 1)
-    measure(*_planes(block, block.count, -1), aperture, out)
+    measure(*flat_planes(block), aperture, out)
     return out
 
 
 def measure_spectrum(block: Rate, strips: Strips) -> Sums:
     """Measure a block of slopes of a spectrum, row after row."""
     out = empty_sums(block.count, strips.area.size)
-    measure_strips(
-        Planes(*_planes(block, *block.data.shape)), Planes(*_planes(block, block.count, -1)), strips, out
-    )
+    measure_strips(_planes(block, *block.data.shape), flat_planes(block), strips, out)
     return out
 
 
-def _planes(block: Rate, *shape: int) -> list[np.ndarray]:
+def flat_planes(block: Rate) -> Planes:
+    """Slopes, variances and DQ as [integration, pixel]."""
+    return _planes(block, block.count, -1)
+
+
+def _planes(block: Rate, *shape: int) -> Planes:
     """Slopes, variances and DQ in some shape; flat-field variances without pixels where there are none."""
     none = np.empty((block.count, *(0 for _ in shape[1:])), np.float32)
     flat = none if block.var_flat is None else block.var_flat.reshape(shape)
     data, poisson, rnoise = (
         array.reshape(shape) for array in (block.data, block.var_poisson, block.var_rnoise)
     )
-    return [data, poisson, rnoise, flat, block.dq.reshape(shape)]
+    return Planes(data, poisson, rnoise, flat, block.dq.reshape(shape))
 
 
 class Position:

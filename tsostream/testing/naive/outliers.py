@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "OUTLIER_TWINS", "level_between", "middle_interval", "official_median", "source_ratio", "unfit_removed",
+    "OUTLIER_TWINS", "level_between", "marks_of", "middle_interval", "official_median", "source_ratio", "unfit_removed",
 ]  # fmt: skip
 
 
@@ -34,6 +34,17 @@ def unfit_removed(value: float, bad: bool, level: float = 1.0, share: float = 0.
     if bad:
         return np.nan
     return float(value) / (1.0 + (level - 1.0) * share)
+
+
+def marks_of(sample: float, limit: float, expected: float, reach: float) -> tuple[bool, bool, bool]:
+    """Tell whether a sample is within reach, whether its limits are not around the reach, and whether it is there.
+
+    A sample without an error has a limit of NaN.
+    """
+    there = not np.isnan(sample) and not np.isnan(limit)
+    low, high = expected - reach, expected + reach
+    around = sample - limit <= low and high <= sample + limit
+    return bool(low <= sample <= high), bool(there and not around), bool(there)
 
 
 def middle_interval(samples: np.ndarray) -> tuple[float, float]:
@@ -79,8 +90,10 @@ def official_median(cube: np.ndarray, width: int) -> np.ndarray:
 OUTLIER_TWINS: dict[str, Any] = {
     "source_level.source_level": source_ratio,
     "source_level.spread_level": level_between,
-    "outlier_window.divide_level": unfit_removed,
-    "outlier_window._divide_row": unfit_removed,
+    "outlier_marks._divide_row": unfit_removed,
+    "outlier_marks.remember_samples": marks_of,
+    "outlier_marks._mark_row": marks_of,
+    "outlier_marks.pack_flags": marks_of,
     **{
         f"outlier_window.{name}": middle_interval
         for name in (
@@ -89,8 +102,13 @@ OUTLIER_TWINS: dict[str, Any] = {
             "_take_lowest",
             "_take_highest",
             "_set_bounds",
+            "_find_unsettled",
+            "_add_digit",
             "_find_doubtful",
+            "_are_many",
             "_lies_outside",
+            "_judge_row",
+            "_settle_rows",
         )
     },
     "outlier_segment.keep_samples": unfit_removed,

@@ -145,6 +145,20 @@ def test_images_have_a_catalogue(simulated: Simulated, tmp_path: Path) -> None:
     assert "r=5.0 pixels" in phot.meta["apertures"]
 
 
+def test_a_weak_lens_that_fills_the_subarray(simulated: Simulated, tmp_path: Path) -> None:
+    """All of it is summed; no pixel is without the star's light."""
+    exposure = simulated("NRC_TSIMAGE", ints=12, seed=3, nx=64, ny=64, groups=3, pupil="WLP8")
+    lc = tsostream.open(reduce(exposure, tmp_path / "lc.arrow", products="phot"))
+    assert lc.metadata["whole_frame"] is True
+    assert any("no background subtracted" in note for note in lc.metadata["measurement_notes"])
+    (path,) = tmp_path.glob("*_phot.ecsv")
+    phot = QTable.read(path)
+    assert phot.meta["apertures"].startswith("Photometry measured as the sum of all values in the subarray")
+    np.testing.assert_array_equal(phot["net_aperture_sum"], phot["aperture_sum"])
+    assert (phot["net_aperture_sum"].value > 1e6).all()
+    assert lc.export("phot", tmp_path / "again.ecsv").read_bytes() == path.read_bytes()
+
+
 def test_products_of_another_kind_are_refused(cut: dict[int, SimulatedExposure], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="NRS_BRIGHTOBJ has no phot"):
         reduce(cut[1], tmp_path / "lc.arrow", products="phot")

@@ -85,7 +85,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
             observer.message(note)
     measured: dict[str, Any] = {
         "flux_unit": measuring.unit,
-        "measurement_notes": getattr(measuring, "notes", ()),
+        "measurement_notes": (*_step_notes(run.slopes), *getattr(measuring, "notes", ())),
     }
     if prepared.exposure.info.is_spectroscopy:
         steps = _describe_spectra(run, measuring, measured)
@@ -130,7 +130,7 @@ def _bind_measuring(run: _Bound) -> Any:
     """Bind the step that measures the images, and tell what is worth a note."""
     prepared, slopes = run.prepared, run.slopes
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
-    notes += [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
+    notes += _step_notes(slopes)
     if run.parity and (files := soss_segments(prepared, run.rates, slopes, run.pool)):
         run.templates["soss_segments"] = files
     if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
@@ -144,6 +144,11 @@ def _bind_measuring(run: _Bound) -> Any:
         if note not in prepared.notes:
             run.observer.message(note)
     return measuring
+
+
+def _step_notes(slopes: SlopeSteps) -> list[str]:
+    """Collect what the steps on slopes have to say of this exposure."""
+    return [f"{step.name}: {note}" for step in slopes.all for note in getattr(step, "notes", ())]
 
 
 def _describe_spectra(run: _Bound, measuring: Any, measured: dict[str, Any]) -> tuple[Any, ...]:

@@ -134,7 +134,7 @@ class BoundTsoPhotometry:
     x, y
         Centre of the apertures [px], 0-based in the subarray.
     radius_inner, radius_outer
-        Radii of the annulus [px].
+        Radii of the annulus [px]; NaN where the whole frame is summed, without a background.
     width_x, width_y
         Gaussian-equivalent widths of the template [px].
     unit
@@ -182,6 +182,7 @@ class BoundTsoPhotometry:
             "aperture_area": self.circles[0].area,
             "annulus_area": self.circles[0].ground_area,
             "growth_curve": self.growth.describe(),
+            **({} if np.isfinite(self.radius_inner) else {"whole_frame": True}),
         }
 
     def push(self, block: Rate) -> list[Measurement]:

@@ -18,6 +18,7 @@ from tsostream.operators.aperture.sums import Position, measure_spectrum, positi
 from tsostream.operators.aperture.units import flux_scale_map
 from tsostream.operators.base import Binding
 from tsostream.operators.spectral.correction import apply_correction
+from tsostream.operators.spectral.faint import faint_profile
 from tsostream.operators.spectral.fitting import ProfileFit, fit_block, linear_weights
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
 GROUND_SAMPLE = 9
 #: least relative uncertainty of the profile
 PROFILE_ERROR = 0.03
+#: relative uncertainty of a profile that is the neighbours'
+FAINT_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -203,21 +206,24 @@ def build_series(scene: Scene, trace: np.ndarray, recipe: Recipe, methods: dict[
     cross = np.arange(source.shape[0])[:, None]
     share = np.clip(source * weight, 0, None)
     moment = (share * (cross - trace) ** 2).sum() / max(share.sum(), 1e-30)
+    fitted = (
+        aperture if set(methods) == {"box"} else _with_faint_columns(scene, aperture, source, trace, weight)
+    )
     found = []
     for method, number in methods.items():
-        fit = None
+        fit, own = None, aperture if method == "box" else fitted
         if method == "box":
             ground = recipe.ground & bool(recipe.subtract)
             weights = sum_weights(weight, ground, scene.whole_scale)
         else:
-            fit = _profile_fit(scene, aperture, trace, level, recipe, joint=method == "profile")
-            weights = scene.orient(linear_weights(aperture, fit, scene.scale_map.shape))
+            fit = _profile_fit(scene, own, trace, level, recipe, joint=method == "profile")
+            weights = scene.orient(linear_weights(own, fit, scene.scale_map.shape))
         found.append(
             Series(
                 number=number,
                 method=method,
                 extract_width=recipe.extract_width,
-                aperture=aperture,
+                aperture=own,
                 strips=strips,
                 fit=fit,
                 centre=float((trace * flux).sum() / (flux.sum() or 1.0)),
@@ -282,6 +288,24 @@ def _assemble(scene: Scene, source: np.ndarray, recipe: Recipe) -> tuple[Apertur
         correct_along=False,
     )
     return aperture, total
+
+
+def _with_faint_columns(
+    scene: Scene, aperture: Aperture, source: np.ndarray, trace: np.ndarray, weight: np.ndarray
+) -> Aperture:
+    """Give columns without a profile of their own that of their neighbours: a fit needs one."""
+    unit = scene.whole_scale
+    noise = 1.2533 * np.sqrt(np.where(scene.bad, np.nan, scene.variance) / scene.count)
+    faint = faint_profile(source * unit, noise * unit, trace, weight)
+    if not faint.columns.any():
+        return aperture
+    _, _, (cross, disp) = geometry.pixel_lists(weight > 0, along_y=scene.along_y)
+    chosen = faint.columns[disp]
+    shape, error = aperture.shape.copy(), aperture.shape_error.copy()
+    shape[chosen] = 0.0
+    shape[chosen, :3] = faint.shape[:, cross[chosen], disp[chosen]].T
+    error[chosen] = FAINT_ERROR * shape[chosen, 0]
+    return aperture._replace(shape=shape, shape_error=error)
 
 
 def _profile_fit(

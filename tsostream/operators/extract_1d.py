@@ -8,7 +8,7 @@ scout, and lost pixels do not bias the sum: they are filled from the profile, sh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -113,6 +113,10 @@ class BoundExtract1d:
     def sum_weights(self) -> tuple[np.ndarray, ...]:
         """Weight of each pixel in the columns' sums of every series, float64 [cross, disp] each."""
         return tuple(one.sum_weights for one in self.series)
+
+    def settled(self) -> BoundExtract1d:
+        """Let go of what only the steps behind this one look at, when they are bound: images as large as the frame."""
+        return replace(self, series=tuple(one.without_sum_weights() for one in self.series))
 
     def describe(self) -> list[dict[str, Any]]:
         """Say what the aperture numbers mean."""

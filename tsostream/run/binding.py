@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from tsostream.records import (
 from tsostream.run.background import slopes_again
 from tsostream.run.chain import Chain
 from tsostream.run.coordinates import source_place
+from tsostream.run.freed import keep_apart
 from tsostream.run.measured import sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.observer import Observer
@@ -46,6 +47,8 @@ __all__ = ["ready_to_stream"]
 logger = logging.getLogger("tsostream")
 
 MEASURING = ("extract_1d", "tso_photometry")
+#: templates as large as the frame
+IMAGES = ("image", "scatter", "variance")
 
 
 @dataclass
@@ -75,6 +78,7 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     TsoStreamError
         Inputs that cannot be read, an exposure without a source, parameters that do not fit it.
     """
+    keep_apart(4 * int(np.prod(prepared.exposure.info.frame_shape)))
     run = _bind_images(prepared, pool, observer)
     measuring = _bind_measuring(run)
     steps: tuple[Any, ...] = (measuring,)
@@ -89,6 +93,8 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     }
     if prepared.exposure.info.is_spectroscopy:
         steps = _describe_spectra(run, measuring, measured)
+        if hasattr(measuring, "settled"):
+            steps = (measuring.settled(), *steps[1:])
     else:
         measured |= {
             name: getattr(measuring, name) for name in ("x", "y", "radius", "radius_inner", "radius_outer")
@@ -100,7 +106,9 @@ def ready_to_stream(prepared: Prepared, pool: ThreadPoolExecutor, observer: Obse
     schemas = _make_schemas(prepared, measuring, measured, encode_metadata(start))
     warm_up()
     steps, late = late_steps(steps)
-    chain = Chain(run.rates, run.slopes, steps, measuring.keys)
+    # every step has been bound with the images: they need not stay
+    few = {name: one for name, one in run.slopes.templates.items() if name not in IMAGES}
+    chain = Chain(run.rates, replace(run.slopes, templates=few), steps, measuring.keys)
     return Ready(prepared, run.scout, chain, start, *schemas, late, run.taps)
 
 
@@ -159,7 +167,10 @@ def _describe_spectra(run: _Bound, measuring: Any, measured: dict[str, Any]) -> 
     steps: tuple[Any, ...] = (measuring,)
     for name in (*SPECTRUM_CALIBRATION.get(info.exp_type, ()), "bin_spectra", "white_light"):
         for bound in prepared.bind_measurement(slopes, templates, (name,)):
-            templates |= getattr(bound, "templates", {})
+            if given := getattr(bound, "templates", None):
+                # the steps that follow have seen them: images as large as the frame, for every series
+                templates |= given
+                bound = replace(bound, templates={})
             measured["flux_unit"] = getattr(bound, "unit", measured["flux_unit"])
             steps += () if bound.skipped else (bound,)
     late_by = None

@@ -23,9 +23,12 @@ from tsostream.run.chain import Chain, Waiting
 __all__ = ["Flow", "blocks_in_flight", "first_to_read", "frames_waiting", "ring_capacity"]
 
 
-def blocks_in_flight(workers: int) -> int:
-    """Blocks in the workers' hands at the same time: one each, and one that nobody need wait for."""
-    return workers + 1
+def blocks_in_flight(workers: int, length: int) -> int:
+    """Blocks in the workers' hands at the same time: one each, and one that nobody need wait for.
+
+    A block of one integration is large, and takes long: then the next one is not taken before a worker is free.
+    """
+    return workers + (length > 1)
 
 
 def ring_capacity(before: int, after: int, length: int, workers: int) -> int:
@@ -41,12 +44,12 @@ def ring_capacity(before: int, after: int, length: int, workers: int) -> int:
         Blocks worked on side by side.
     """
     # from the oldest frame that the first unfinished block needs to the newest of the last block that was begun
-    return before + after + (blocks_in_flight(workers) + 3) * length
+    return before + after + (blocks_in_flight(workers, length) + 3) * length
 
 
 def frames_waiting(after: int, length: int, workers: int) -> int:
     """Integrations whose slopes are held at the same time: those that wait and those in the workers' hands."""
-    return after + (blocks_in_flight(workers) + 2) * length
+    return after + (blocks_in_flight(workers, length) + 2) * length
 
 
 def first_to_read(window: BoundWindowStep | None, first: int, start: int) -> int:
@@ -173,7 +176,7 @@ class Flow:
 
     def _full(self, raw: Raw) -> bool:
         """Whether a block must wait: for a worker, or for a slot that is still needed."""
-        if len(self._calibrating) + len(self._finishing) >= blocks_in_flight(self.workers):
+        if len(self._calibrating) + len(self._finishing) >= blocks_in_flight(self.workers, self.length):
             return True
         ring, window = self._ring, self.chain.window
         if ring is None or window is None or not raw.present:

@@ -48,6 +48,8 @@ class MemoryPlan:
         Blocks read before they are asked for.
     program, buffers, references, workspaces, blocks, window, scout, rows, products
         Parts of the total [bytes].
+    freed
+        What of the references is given back when the scout is done [bytes].
     """
 
     workers: int
@@ -63,6 +65,7 @@ class MemoryPlan:
     rows: int
     products: int = 0
     window: int = 0
+    freed: int = 0
 
     @property
     def total(self) -> int:
@@ -72,7 +75,8 @@ class MemoryPlan:
             + self.buffers
             + self.references
             + self.workspaces
-            + max(self.blocks + self.window + self.rows + self.products, self.blocks + self.scout)
+            + self.blocks
+            + max(self.window + self.rows + self.products - self.freed, self.scout)
         )
 
     def lines(self) -> list[str]:
@@ -125,20 +129,25 @@ def make_plan(
     max_memory: int | None = None,
     products: ProductPlan | None = None,
     held: int = 0,
+    freed: int = 0,
 ) -> MemoryPlan:
-    """Choose block size and workers, shrinking them until the run fits; ``held`` is what a step keeps besides [bytes].
+    """Choose block size and workers, shrinking them until the run fits.
+
+    ``held`` is what a step keeps besides, ``freed`` what goes when the scout is done [bytes].
 
     Raises
     ------
     MemoryLimitError
         When even the smallest plan needs more than ``max_memory``.
     """
-    block_bytes, read_ahead = BLOCK_BYTES, 2
+    block_bytes = BLOCK_BYTES
+    # reading a large integration takes no time beside the work on it
+    read_ahead = 1 if exposure.segments[0].bytes_per_integration() >= 2 * BLOCK_BYTES else 2
     while True:
         plan = _size(
             exposure, rates, slopes, scout, reference_bytes, workers, block_bytes, read_ahead, products
         )
-        plan = replace(plan, rows=plan.rows + held)
+        plan = replace(plan, rows=plan.rows + held, freed=freed)
         if max_memory is None or plan.total <= max_memory:
             return plan
         if block_bytes > (1 << 20):
@@ -174,7 +183,7 @@ def _size(
     rate = length * frame * (24 if info.is_ramp else 28)
     columns = max(info.frame_shape) if info.is_spectroscopy else 1
     measurement = length * columns * 120
-    in_flight = blocks_in_flight(workers) + 1
+    in_flight = blocks_in_flight(workers, length) + 1
     window = slopes.window
     held = 0
     if window is not None and not window.skipped:

@@ -232,6 +232,8 @@ def prepare(
         max_memory=memory,
         products=products,
         held=_held_bytes(request, info, config, loaded.references),
+        # bound steps go on using a part of the arrays themselves
+        freed=0 if request.parity is not None else loaded.nbytes * 3 // 4,
     )
     notes = [
         *exposure.notes,

@@ -25,7 +25,7 @@ from tsostream.run.binding import ready_to_stream
 from tsostream.run.facts import Facts
 from tsostream.run.flow import Flow, first_to_read
 from tsostream.run.following import followed_blocks
-from tsostream.run.freed import give_back
+from tsostream.run.freed import give_back, let_references_go
 from tsostream.run.measured import attach_measured
 from tsostream.run.observer import Observer, Silent
 from tsostream.run.parity.photometry import FirstPass, keep_segments, segment_start
@@ -61,8 +61,10 @@ def stream_rows(
     start
         First integration wanted, default the first one there is. As many before it are read as windows look back.
     """
-    give_back()
     prepared = ready.prepared
+    if prepared.request.parity is None:
+        let_references_go(prepared.references, prepared.exposure.info)
+    give_back()
     exposure, plan = prepared.exposure, prepared.plan
     begin = exposure.first if start is None else first_to_read(ready.chain.window, exposure.first, start)
     options: dict[str, Any] = {

@@ -115,6 +115,10 @@ class BoundSoss:
         """Wavelengths at which the spectrum of the overlap is solved for, float64 [point]."""
         return None if self.separation is None else self.separation.grid
 
+    def settled(self) -> BoundSoss:
+        """Let go of what only the steps behind this one look at, when they are bound: images as large as the frame."""
+        return replace(self, series=tuple(one.without_sum_weights() for one in self.series))
+
     def describe(self) -> list[dict[str, Any]]:
         """Say what the keys mean."""
         modelled = self.separation.orders if self.separation is not None else ()

@@ -28,8 +28,8 @@ __all__ = ["Fit", "Separation", "Source", "held_bytes", "official_bytes", "separ
 
 #: points of the wavelength grid for each column and point per pixel, and width of the band for each of those points
 POINTS, BAND = 1.5, 0.065
-#: what profiles, lists of pixels and an image without other orders take for each pixel [bytes]
-PIXEL_BYTES = 40
+#: what profiles, apertures and lists of pixels of three orders take for each pixel [bytes]
+PIXEL_BYTES = 130
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def official_bytes(nx: int, ny: int, most: int) -> int:
     Noise refines the official grid, so that it has some ten thousand points.
     """
     points = 0.7 * most
-    return int(2 * 8 * points * BAND * points + 2 * PIXEL_BYTES * nx * ny)
+    return int(2 * 8 * points * BAND * points + 80 * nx * ny)
 
 
 def separate(

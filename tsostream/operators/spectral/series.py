@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,10 @@ class Series:
     sum_weights: np.ndarray
     excess: np.ndarray
     weight: np.ndarray
+
+    def without_sum_weights(self) -> Series:
+        """Give the same without the weights in the sums."""
+        return replace(self, sum_weights=np.empty((0, 0)))
 
     def describe(self) -> dict[str, Any]:
         """Say what the aperture's number means, for the metadata."""

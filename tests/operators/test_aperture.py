@@ -150,13 +150,13 @@ def test_background_keeps_away_from_trace_edges_bad_pixels_and_other_sources() -
     centre = np.full(SHAPE[1], 12.0)
     image = spectrum_along(centre, rng) + 0.5 * (spectrum_along(np.full(SHAPE[1], 33.0), rng) - 30.0)
     bad = rng.random(SHAPE) < 0.01
-    ground = geometry.ground_mask(image, bad, centre, 7.0, None)
+    ground = geometry.ground_mask(geometry.smoothed(image, bad), bad, centre, 7.0, None)
     distance = np.abs(np.arange(SHAPE[0]) - 12.0)
     assert not ground[distance < 7].any()
     assert not (ground & bad).any()
     assert ground[32:35, 50:250].mean() < 0.05, "the other spectrum is no background"
     assert ground[22:27].mean() > 0.9
-    near = geometry.ground_mask(image, bad, centre, 7.0, 9.0)
+    near = geometry.ground_mask(geometry.smoothed(image, bad), bad, centre, 7.0, 9.0)
     assert not near[distance > 9].any()
     assert near.any()
 

@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tsostream.operators.soss.kernels import column_sums, solve_band, sparse_product, subtract_orders
+from tsostream.operators.soss.kernels import (
+    column_sums,
+    factor_band,
+    solve_band,
+    sparse_product,
+    subtract_orders,
+)
 from tsostream.testing.naive.soss import (
+    naive_band_factor,
     naive_band_solve,
     naive_column_sums,
     naive_product,
@@ -64,3 +71,18 @@ def test_sparse_products_against_naive(seed: int, filled: float) -> None:
     out = np.empty((2, 6))
     sparse_product(rows.indptr, rows.indices, rows.data, vectors, out)
     np.testing.assert_allclose(out, naive_product(matrix, vectors), rtol=1e-12, atol=1e-14)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 11))
+def test_band_factors_against_naive(seed: int, count: int, below: int) -> None:
+    rng = np.random.default_rng(seed)
+    band = rng.normal(size=(count, below))
+    band[:, 0] = 2.0 * below + rng.random(count)
+    # elements below the last row are none
+    band[np.arange(count)[:, None] + np.arange(below) >= count] = 0.0
+    found = band.copy()
+    assert factor_band(found)
+    np.testing.assert_allclose(found, naive_band_factor(band), rtol=1e-9, atol=1e-12)
+    band[rng.integers(count), 0] = -1.0
+    assert not factor_band(band)

@@ -370,7 +370,7 @@ class Extract1d(Operator):
         subtract = self.subtract_background is not False
         width, inner, told = self._box(image.shape[0], width, subtract=subtract)
         weight = geometry.box_weights(trace, width, image.shape[0])
-        ground = geometry.ground_mask(image, bad, trace, inner, self.bkg_outer)
+        ground = geometry.ground_mask(geometry.smoothed(image, bad), bad, trace, inner, self.bkg_outer)
         if self.aperture == "reference":
             weight, ground, told = self._from_reference(scene, binding, ground)
             width = np.nan

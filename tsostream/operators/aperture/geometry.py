@@ -23,6 +23,7 @@ __all__ = [
     "pixel_lists",
     "robust_spread",
     "sampled_rows",
+    "smoothed",
 ]
 
 
@@ -191,15 +192,20 @@ def box_weights(centre: np.ndarray, width: float, ncross: int) -> np.ndarray:
     return np.clip(upper - lower, 0.0, 1.0)
 
 
+def smoothed(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Fill bad pixels of an image, and smooth it along the dispersion: what `ground_mask` looks at."""
+    return ndimage.gaussian_filter(_fill(image, bad), (0.0, 5.0), mode="nearest")
+
+
 def ground_mask(
-    image: np.ndarray, bad: np.ndarray, centre: np.ndarray, inner: float, outer: float | None
+    smooth: np.ndarray, bad: np.ndarray, centre: np.ndarray, inner: float, outer: float | None
 ) -> np.ndarray:
     """Pixels for the background: away from the trace, and not visibly part of another source.
 
     Parameters
     ----------
-    image : float64 [cross, disp]
-        Template.
+    smooth : float64 [cross, disp]
+        Template, `smoothed`.
     bad : bool [cross, disp]
         Pixels that are never used.
     centre : float64 [disp]
@@ -207,11 +213,10 @@ def ground_mask(
     inner, outer
         Distances from the trace between which the background lies [px].
     """
-    distance = np.abs(np.arange(image.shape[0])[:, None] - centre)
+    distance = np.abs(np.arange(smooth.shape[0])[:, None] - centre)
     mask = (distance >= inner) & ~bad
     if outer is not None:
         mask &= distance <= outer
-    smooth = ndimage.gaussian_filter(_fill(image, bad), (0.0, 5.0), mode="nearest")
     candidates = np.where(mask & np.isfinite(smooth), smooth, np.nan)
     count = np.isfinite(candidates).sum(axis=0)
     judged = count >= 6

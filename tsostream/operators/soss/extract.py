@@ -211,8 +211,9 @@ def bind_soss(step: Any, binding: Binding) -> BoundSoss | None:
         if separation is not None and found is not None:
             clean = separation.without_others(template, found, order)[0].astype(np.float64)
             own = replace(scene, image=np.where(np.isfinite(scene.image), clean, np.nan))
-        built = _series(step, own, centres, order)
-        shares += [_wing_factor(binding, one, order, _ground(step, own, centres, one)) for one in built]
+        grounds = _grounds(step, own, centres)
+        built = _series(step, own, centres[order], grounds)
+        shares += [_wing_factor(binding, one, order, grounds[one.extract_width]) for one in built]
         series += built
         labels += [order] * len(built)
     wavelength = np.stack(
@@ -250,15 +251,22 @@ def _held(centre: np.ndarray) -> np.ndarray:
     return np.interp(np.arange(centre.size), known, centre[known])
 
 
-def _ground(step: Any, scene: Scene, centres: Mapping[int, np.ndarray], one: Series | float) -> np.ndarray:
-    """Background pixels: far from every order."""
-    width = one if isinstance(one, float) else one.extract_width
+def _grounds(step: Any, scene: Scene, centres: Mapping[int, np.ndarray]) -> dict[float, np.ndarray]:
+    """Width of the box -> background pixels, far from every order."""
+    smooth = geometry.smoothed(scene.image, scene.bad)
+    widths = [float(given or step.soss_width) for given in step.widths]
+    return {width: _ground(step, scene, centres, width, smooth) for width in widths}
+
+
+def _ground(
+    step: Any, scene: Scene, centres: Mapping[int, np.ndarray], width: float, smooth: np.ndarray
+) -> np.ndarray:
     inner = step.bkg_inner if step.bkg_inner is not None else width / 2 + 2
     mask = np.ones(scene.image.shape, bool)
     for centre in centres.values():
         # far away where the order is not: no distance excludes anything there
         far = np.where(np.isfinite(centre), centre, -1e6)
-        mask &= geometry.ground_mask(scene.image, scene.bad, far, inner, None)
+        mask &= geometry.ground_mask(smooth, scene.bad, far, inner, None)
     if step.bkg_outer is not None:
         rows = np.arange(scene.image.shape[0])[:, None]
         near = [np.abs(rows - np.where(np.isfinite(c), c, -1e6)) <= step.bkg_outer for c in centres.values()]
@@ -266,24 +274,24 @@ def _ground(step: Any, scene: Scene, centres: Mapping[int, np.ndarray], one: Ser
     return mask
 
 
-def _series(step: Any, scene: Scene, centres: Mapping[int, np.ndarray], order: int) -> list[Series]:
+def _series(step: Any, scene: Scene, centre: np.ndarray, grounds: Mapping[float, np.ndarray]) -> list[Series]:
     """All apertures and methods of one order."""
     series: list[Series] = []
     subtract = step.subtract_background is not False
     for place, given in enumerate(step.widths):
         width = float(given or step.soss_width)
-        ground = _ground(step, scene, centres, width)
+        ground = grounds[width]
         if subtract and not ground.any():
             raise ConfigError(
                 Problem(
-                    f"no background pixels: {scene.image.shape[0]} pixels across, {len(centres)} orders",
+                    f"no background pixels: {scene.image.shape[0]} pixels across, boxes of {width:g}",
                     todo="choose a smaller extract_1d.bkg_inner, or set extract_1d.subtract_background=false",
                     code="parameter",
                 )
             )
         recipe = Recipe(
             extract_width=width,
-            weight=box_weights(centres[order] + step.position_offset, width, scene.image.shape[0]),
+            weight=box_weights(centre + step.position_offset, width, scene.image.shape[0]),
             ground=ground,
             subtract=subtract,
             bkg_clip=step.bkg_clip,
@@ -293,7 +301,7 @@ def _series(step: Any, scene: Scene, centres: Mapping[int, np.ndarray], order: i
             terms=1 + (step.bkg_order or 0),
         )
         numbers = {method: m * len(step.widths) + place for m, method in enumerate(step.methods)}
-        series += build_series(scene, _held(centres[order]) + step.position_offset, recipe, numbers)
+        series += build_series(scene, _held(centre) + step.position_offset, recipe, numbers)
     return sorted(series, key=lambda one: one.number)
 
 

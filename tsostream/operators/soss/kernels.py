@@ -7,7 +7,7 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 
-__all__ = ["column_sums", "solve_band", "sparse_product", "subtract_orders"]
+__all__ = ["column_sums", "factor_band", "solve_band", "sparse_product", "subtract_orders"]
 
 DNU = np.uint32(dq.DO_NOT_USE)
 
@@ -77,6 +77,62 @@ def sparse_product(start, index, value, vectors, out):
             for k in range(start[r], start[r + 1]):
                 total += value[k] * vectors[i, index[k]]
             out[i, r] = total
+
+
+@kernel
+def _subtract(out, column, factor):
+    for t in range(out.size):
+        out[t] -= factor * column[t]
+
+
+@kernel
+def _subtract_four(out, a, b, c, d, fa, fb, fc, fd):
+    """Subtract four columns at once: what is far from the processor is read and written a quarter as often."""
+    for t in range(out.size):
+        out[t] = (((out[t] - fa * a[t]) - fb * b[t]) - fc * c[t]) - fd * d[t]
+
+
+@kernel
+def factor_band(band):
+    """Cholesky factor of a symmetric banded matrix, in place, the same whatever machine and number of threads.
+
+    Parameters
+    ----------
+    band : float64 [point, below]
+        ``band[j, t]`` is element [j + t, j], of the matrix and then of the factor; 0 beyond the last point.
+
+    Returns
+    -------
+    bool
+        False when the matrix is not positive definite; ``band`` is of no use then.
+    """
+    count, below = band.shape
+    for first in range(0, count, 4):
+        last = min(first + 4, count)
+        for j in range(first, last):
+            for p in range(max(first, j - below + 1), j):
+                _subtract(band[j, : below - (j - p)], band[p, j - p :], band[p, j - p])
+            if not band[j, 0] > 0.0:
+                return False
+            root = np.sqrt(band[j, 0])
+            for t in range(below):
+                band[j, t] /= root
+        for k in range(last, min(last + below - 1, count)):
+            far = k - first
+            if last - first == 4 and far < below:
+                size = below - far
+                _subtract_four(
+                    band[k, :size], band[first, far:], band[first + 1, far - 1 :], band[first + 2, far - 2 :],
+                    band[first + 3, far - 3 :], band[first, far], band[first + 1, far - 1],
+                    band[first + 2, far - 2], band[first + 3, far - 3],
+                )  # fmt: skip
+            else:
+                size = 0
+            # what only the nearer columns reach
+            for p in range(max(first, k - below + 1), last):
+                s = k - p
+                _subtract(band[k, size : below - s], band[p, s + size :], band[p, s])
+    return True
 
 
 @kernel

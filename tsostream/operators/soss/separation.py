@@ -267,7 +267,7 @@ def _fit(
     return Fit(
         tuple(sources),
         Rows.of(gather.tocsr()[solver.order]),
-        np.ascontiguousarray(solver.band.T),
+        solver.band,
         Rows.of(scatter.tocsr()[:, solver.order]),
         target.astype(np.int32),
     )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 from scipy.interpolate import Akima1DInterpolator
-from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import MatrixRankWarning, lsqr, spsolve
 
 from tsostream.operators.soss.engine import Engine, Pixels
 from tsostream.operators.soss.grids import derivative
+from tsostream.operators.soss.kernels import factor_band, solve_band
 
 __all__ = ["BandFactor", "Search", "System", "best_factor", "sparse_solve"]
 
@@ -31,8 +31,8 @@ class BandFactor:
     ----------
     order : int32 [point]
         Points of the matrix in the order of the band.
-    band : float64 [below, point]
-        ``band[t, j]`` is the factor's element [j + t, j].
+    band : float64 [point, below]
+        ``band[j, t]`` is the factor's element [j + t, j].
     """
 
     order: np.ndarray
@@ -40,8 +40,10 @@ class BandFactor:
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Solve for one right-hand side, float64 [point]."""
+        values = np.ascontiguousarray(right[self.order], np.float64)
+        solve_band(self.band, values[None])
         solved = np.empty(right.size)
-        solved[self.order] = cho_solve_banded((self.band, True), right[self.order], check_finite=False)
+        solved[self.order] = values
         return solved
 
 
@@ -73,16 +75,16 @@ class System:
 
     def factorised(self, factor: float) -> BandFactor:
         """Cholesky factor for one regularisation."""
-        band = np.zeros((self.below + 1, self.points.size))
-        for (row, column, value), scale in ((self.normal, 1.0), (self.slopes, factor**2)):
-            band[row, column] += scale * value
-        least = LEAST * band[0].max()
+        added, least = 0.0, None
         while True:
-            try:
-                return BandFactor(self.order, cholesky_banded(band, lower=True, check_finite=False))
-            except LinAlgError:
-                band[0] += least
-                least *= 10
+            band = np.zeros((self.points.size, self.below + 1))
+            for (below, column, value), scale in ((self.normal, 1.0), (self.slopes, factor**2)):
+                band[column, below] += scale * value
+            least = LEAST * float(band[:, 0].max()) if least is None else 10 * least
+            band[:, 0] += added
+            if factor_band(band):
+                return BandFactor(self.order, band)
+            added += least
 
     def solve(self, right: np.ndarray, factor: float) -> np.ndarray:
         """Solve for the spectrum, float64 [point]; NaN where it is not solved for."""

@@ -93,9 +93,27 @@ def naive_band_solve(band: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.stack([np.linalg.solve(lower.T, np.linalg.solve(lower, one)) for one in values])
 
 
+def naive_band_factor(band: np.ndarray) -> np.ndarray:
+    """Cholesky factor of a band, by way of the whole matrix."""
+    count, below = band.shape
+    matrix = np.zeros((count, count))
+    for j in range(count):
+        for t in range(min(below, count - j)):
+            matrix[j + t, j] = matrix[j, j + t] = band[j, t]
+    lower = np.linalg.cholesky(matrix)
+    found = np.zeros_like(band)
+    for j in range(count):
+        for t in range(min(below, count - j)):
+            found[j, t] = lower[j + t, j]
+    return found
+
+
 SOSS_TWINS: dict[str, Callable[..., Any]] = {
     "soss.kernels.column_sums": naive_column_sums,
     "soss.kernels.solve_band": naive_band_solve,
+    "soss.kernels.factor_band": naive_band_factor,
+    "soss.kernels._subtract": naive_band_factor,
+    "soss.kernels._subtract_four": naive_band_factor,
     "soss.kernels.sparse_product": naive_product,
     "soss.kernels.subtract_orders": naive_subtract_orders,
 }

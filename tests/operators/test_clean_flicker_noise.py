@@ -16,20 +16,18 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Ramp
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding
-from tsostream.operators.clean_flicker_noise import (
-    CleanFlickerNoise,
-    add_scene,
-    draft_slopes,
-    scene_level,
-)
+from tsostream.operators.clean_flicker_noise import CleanFlickerNoise, add_scene, draft_slopes
 from tsostream.operators.flicker import clip_image
+from tsostream.operators.flicker_columns import clean_columns, scene_level, scene_steps
 from tsostream.operators.flicker_mask import scene_mask
 from tsostream.operators.flicker_segment import SegmentFlicker, bind_segment
 from tsostream.operators.ramp_fit import RampFit
+from tsostream.operators.sorting import median_comparators
 from tsostream.operators.tile import Tile, make_scratch, run_passes
 from tsostream.testing.builders import make_info, make_ramp, make_references
 from tsostream.testing.naive.flicker import (
     clean_integration,
+    clean_short_columns,
     clip_background,
     mean_slopes,
     rising_scene,
@@ -164,6 +162,92 @@ def test_lines_come_out_where_the_source_covers_them(depth: float) -> None:
     rest = np.diff(out.data[0] - scene, axis=0)
     left = np.median(rest, axis=1) - np.median(rest)
     assert np.std(left) < 0.05 * np.std(np.diff(lines, axis=0))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1), ny=st.sampled_from([1, 2, 7, 16]), nx=st.sampled_from([1, 40, 128, 150])
+)
+def test_short_columns_agree_with_their_twin(seed: int, ny: int, nx: int) -> None:
+    rng = np.random.default_rng(seed)
+    info = make_info("NRS_BRIGHTOBJ", ny=ny, nx=nx, ngroups=4)
+    ramp = striped(info, rng, 2)
+    ramp.groupdq[rng.random(ramp.groupdq.shape) < rng.choice([0.0, 0.4])] |= dq.SATURATED
+    scene = rng.uniform(0, 900, (ny, nx)).astype(np.float32)
+    scene[rng.random(scene.shape) < rng.choice([0.0, 0.5, 1.0])] = np.nan
+    steps = rng.uniform(0.5, 2.0, 2).round(3)
+    expected = [
+        clean_short_columns(*one, scene, step)
+        for *one, step in zip(ramp.data, ramp.groupdq, steps, strict=True)
+    ]
+    together, alone = ramp.data.copy(), ramp.data[1:].copy()
+    clean_columns(together, ramp.groupdq, scene, steps, median_comparators(ny))
+    np.testing.assert_allclose(together, np.stack(expected), rtol=1e-6, atol=1e-2)
+    clean_columns(alone, ramp.groupdq[1:], scene, steps[1:], median_comparators(ny))
+    np.testing.assert_array_equal(together[1:], alone)
+
+
+@pytest.mark.parametrize("kind", ["jump", "saturated", "unusable", "lost", "masked", "none"])
+def test_what_does_not_count_in_a_column(kind: str) -> None:
+    """Most samples of a column are wrong in one group: they move no median if a flag, a mask or NaN says so."""
+    rng = np.random.default_rng(6)
+    data = rng.normal(0, 1, (1, 5, 9, 3)).astype(np.float32)
+    flags, scene = np.zeros(data.shape, np.uint8), np.zeros((9, 3), np.float32)
+    before, wrong = data.copy(), data[0, :, 2:8]
+    bad = flags[0, :, 2:8]
+    wrong[2] += 1e5
+    if kind == "jump":  # stays from there on
+        wrong[3:] += 1e5
+        bad[2] = dq.JUMP_DET
+    elif kind == "saturated":
+        bad[2:] = dq.SATURATED
+    elif kind == "unusable":
+        bad[2] = dq.DO_NOT_USE
+    elif kind == "lost":
+        wrong[2] = np.nan
+    elif kind == "masked":
+        scene[2:8] = np.nan
+    given_data = data.copy()
+    clean_columns(data, flags, scene, np.ones(1), median_comparators(9))
+    moved = np.abs(data - before)[0][:, [0, 1, 8]].max()
+    assert moved > 1e4 if kind == "none" else moved < 10  # medians of three unit noises, four times
+    # a sample that is lost spoils no other group of its pixel
+    np.testing.assert_array_equal(np.isnan(data), np.isnan(given_data))
+
+
+def test_scales_of_all_integrations() -> None:
+    rng = np.random.default_rng(9)
+    info = make_info("NRS_BRIGHTOBJ", ny=6, nx=10, ngroups=5)
+    ramp, pixels = striped(info, rng, 3), np.arange(0, 60, 7, dtype=np.int32)
+    levels, ratios, steps = np.full(pixels.size, 50, np.float32), np.empty(pixels.size), np.empty(3)
+    scene_steps(ramp.data, ramp.groupdq, pixels, levels, 0.7, ratios, steps)
+    alone = [
+        0.7 * scene_level(*one, pixels, levels, 0.7, ratios)
+        for one in zip(ramp.data, ramp.groupdq, strict=True)
+    ]
+    np.testing.assert_array_equal(steps, alone)
+    scene_steps(ramp.data, ramp.groupdq, pixels[:0], levels[:0], 0.7, ratios, steps)
+    np.testing.assert_array_equal(steps, 0.0)
+
+
+def test_in_one_walk_or_through_images_the_same_comes_out() -> None:
+    """Columns go through the same medians in both ways; only rounding differs."""
+    rng = np.random.default_rng(11)
+    info = make_info("NRS_BRIGHTOBJ", ny=32, nx=200, ngroups=5)
+    image = rng.uniform(5, 900, info.frame_shape).astype(np.float32)
+    ramp = make_ramp(info, rng, 2, hits=0.0, saturated=0.0)
+    ramp.data[...] += rng.normal(0, 20, (2, 5, 1, 200))
+    ramp.groupdq[rng.random(ramp.groupdq.shape) < 0.02] |= dq.JUMP_DET
+    flat = {"flat": Reference("flat", "f.fits", {"SCI": np.ones(info.frame_shape, np.float32)})}
+    results = []
+    for references, divided in (({}, False), (flat, True)):
+        step = CleanFlickerNoise(background_method="median_image", apply_flat_field=divided)
+        bound = step.bind(Binding(info, references, templates={"image": image}))
+        assert ("clean_flicker_noise.image" in bound.scratch) == divided
+        given_ramp = Ramp(1, ramp.data.copy(), ramp.groupdq, ramp.pixeldq, ramp.times)
+        results.append(bound.push(given_ramp)[0].data)
+    assert np.abs(results[0] - ramp.data).max() > 20
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=2e-2)
 
 
 def test_skipped() -> None:

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsostream.operators.sorting import comparators, short_median, sort_lanes, stack_statistics
+from tsostream.operators.sorting import (
+    comparators,
+    median_comparators,
+    short_median,
+    sort_lanes,
+    stack_statistics,
+)
 from tsostream.testing.naive.statistics import middle_value, robust_stack, sort_columns
 
 
@@ -20,6 +26,18 @@ def test_network_sorts_every_pattern_of_zeros_and_ones(n: int) -> None:
     expected = np.sort(lanes, axis=0)
     sort_lanes(lanes, comparators(n))
     np.testing.assert_array_equal(lanes, expected)
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_half_a_network_finds_the_middle(n: int) -> None:
+    lanes = np.array(list(itertools.product([0.0, 1.0], repeat=n)), np.float32).T.copy()
+    expected = np.sort(lanes, axis=0)
+    pairs = median_comparators(n)
+    sort_lanes(lanes, pairs)
+    middle = sorted({max(n // 2 - 1, 0), n // 2})
+    np.testing.assert_array_equal(lanes[middle], expected[middle])
+    assert len(pairs) <= len(comparators(n))
+    assert len(median_comparators(32)) < 0.85 * len(comparators(32))
 
 
 @pytest.mark.parametrize("n", [2, 9, 16, 31, 64, 100])

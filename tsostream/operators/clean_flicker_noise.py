@@ -1,7 +1,8 @@
 """clean_flicker_noise: take noise out that lines of pixels have in common, group by group (stage 1, section 17).
 
-How a group is cleaned is in `tsostream.operators.flicker`, which pixels are background in `flicker_mask`; here they
-are joined to an exposure. The segment scope, which looks at all integrations of a file, is in `flicker_segment`.
+How a group is cleaned is in `tsostream.operators.flicker`, short columns in `flicker_columns`; which pixels are
+background in `flicker_mask`; here they are joined to an exposure. The segment scope, which looks at all integrations of
+a file, is in `flicker_segment`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from tsostream.integration.reference import Reference
 from tsostream.operators.base import Binding, BoundRampStep, Operator, RowPass, reference_array
 from tsostream.operators.flicker import Cleaner
 from tsostream.operators.flicker_background import SmoothBackground, need_photutils, smooth_flat
+from tsostream.operators.flicker_columns import ShortColumns, scene_level
 from tsostream.operators.flicker_mask import check_user_mask, outside_science, scene_mask
 from tsostream.operators.flicker_waves import wave_tables
 from tsostream.operators.jit import kernel
-from tsostream.operators.sorting import comparators
+from tsostream.operators.sorting import comparators, median_comparators
 from tsostream.operators.tile import Tile
 
-__all__ = ["CleanFlickerNoise", "add_scene", "draft_slopes", "scene_level"]
+__all__ = ["CleanFlickerNoise", "add_scene", "draft_slopes"]
 
 #: at most this many pixels tell how bright an integration is
 BRIGHT = 1024
@@ -38,41 +40,6 @@ FFT_MODES = ("NRS_MSASPEC", "NRS_IFU", "NRS_FIXEDSLIT", "NRS_BRIGHTOBJ")
 WHOLE, OUTPUTS = 2048, 4
 #: columns up to this length are sorted side by side
 SHORT = 256
-
-
-@kernel
-def scene_level(data, groupdq, pixels, levels, tgroup, ratios):
-    """Scale of an integration against the scene: the median over bright pixels of their rise, before any hit or loss.
-
-    Parameters
-    ----------
-    data : float32 [group, y, x]
-        Signal [DN].
-    groupdq : uint8 [group, y, x]
-        A ramp counts up to its first flag.
-    pixels : int32 [pixel]
-        Flat indices of the pixels to use.
-    levels : float32 [pixel]
-        The scene's slope there [DN/s], positive.
-    tgroup : float
-        Group time [s].
-    ratios : float64 [pixel]
-        Working array.
-    """
-    nx, count = data.shape[2], 0
-    for p in range(pixels.size):
-        y, x = pixels[p] // nx, pixels[p] % nx
-        last = 0
-        while last < data.shape[0] and groupdq[last, y, x] == 0:
-            last += 1
-        last -= 1
-        if last < 1:
-            continue
-        ratio = np.float64(data[last, y, x] - data[0, y, x]) / (last * tgroup * levels[p])
-        if np.isfinite(ratio):
-            ratios[count] = ratio
-            count += 1
-    return np.median(ratios[:count]) if count > 0 else 1.0
 
 
 @kernel
@@ -245,6 +212,14 @@ class CleanFlickerNoise(Operator):
         slit = binding.templates.get("slit", {})
         return outside_science(binding.info, binding.dq_plane, binding.references, slit)
 
+    def in_one_walk(self, cleaner: Cleaner, references: Mapping[str, Reference]) -> bool:
+        """Whether nothing is wanted but medians of short columns, and one scene for all integrations."""
+        alone = self.background_method == "median_image" or (
+            self.background_method is None and self.single_mask
+        )
+        flat = self.apply_flat_field and "flat" in references
+        return alone and self.user_mask is None and not flat and len(cleaner.pairs) > 0
+
     def bind(self, binding: Binding) -> BoundRampStep:
         """Mask the scene.
 
@@ -257,13 +232,15 @@ class CleanFlickerNoise(Operator):
         if reason := self.unsuited(info):
             return BoundRampStep(self.name, plane, skipped=reason)
         cleaner, allowed = self.cleaner(info, binding.references), self.allowed(binding)
+        walk = self.in_one_walk(cleaner, binding.references)
+        scratch = {**({} if walk else cleaner.scratch()), **self._kept(info)}
         user, image = binding.templates.get("user_mask"), binding.templates.get("image")
         against = self.background_method == "median_image"
         if user is not None:
             user = check_user_mask(user, info, str(self.user_mask))
         if image is None and (user is None or against):
             # the scout's own first images are made without
-            return BoundRampStep(self.name, plane, (RowPass(_wait),), self._scratch(info, cleaner))
+            return BoundRampStep(self.name, plane, (RowPass(_wait),), scratch)
         scene = np.ones(info.frame_shape, np.float32) if image is None else np.asarray(image, np.float32)
         pixels, levels = np.empty(0, np.int32), np.empty(0, np.float32)
         known = np.ascontiguousarray(np.nan_to_num(scene))
@@ -277,19 +254,26 @@ class CleanFlickerNoise(Operator):
         if against:
             pixels = bright_places(np.where((plane & dq.DO_NOT_USE) == 0, known, np.float32(0)))
             levels = np.ascontiguousarray(known.ravel()[pixels])
+        bright = pixels, levels, float(info.group_time)
+        if walk:
+            counts = np.where(mask, known, np.float32(np.nan))
+            columns = ShortColumns(counts, *bright, median_comparators(info.ny))
+            run = RowPass(partial(_clean_columns, columns=columns, image=known, mask=mask), frame=True)
+            return BoundRampStep(self.name, plane, (run,), scratch)
         work = _Streaming(
             cleaner=cleaner,
             image=known,
-            bright=(pixels, levels, float(info.group_time)),
+            bright=bright,
             mask=allowed if own else mask,
             limits=(float(self.n_sigma), self.fit_histogram) if own else None,
         )
         run = RowPass(partial(_clean, work=work), frame=True)
-        return BoundRampStep(self.name, plane, (run,), self._scratch(info, cleaner))
+        return BoundRampStep(self.name, plane, (run,), scratch)
 
-    def _scratch(self, info: ExposureInfo, cleaner: Cleaner) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Working arrays, and those that hold what is to be saved."""
-        scratch, ramp = cleaner.scratch(), (info.ngroups, *info.frame_shape)
+    def _kept(self, info: ExposureInfo) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Arrays for what is to be saved."""
+        scratch: dict[str, tuple[tuple[int, ...], Any]] = {}
+        ramp = (info.ngroups, *info.frame_shape)
         if self.save_background:
             scratch["clean_flicker_noise.background"] = (ramp, np.float32)
         if self.save_noise:
@@ -345,13 +329,33 @@ class _Streaming:
         return self.mask if self.mask.ndim == 2 else np.asarray(self.mask[number - 1])
 
 
+def _saved(tile: Tile) -> list[np.ndarray | None]:
+    """Arrays for noise, background and mask, where they are to be saved."""
+    return [tile.scratch.get(f"clean_flicker_noise.{name}") for name in ("noise", "background", "mask")]
+
+
+def _clean_columns(
+    tile: Tile, y0: int, y1: int, *, columns: ShortColumns, image: np.ndarray, mask: np.ndarray
+) -> None:
+    noise, background, masks = _saved(tile)
+    if noise is not None:
+        noise[...] = tile.data
+    steps = columns.clean(tile)
+    if noise is not None:
+        np.subtract(tile.data, noise, out=noise)
+    if masks is not None:
+        masks[...] = mask
+    if background is not None:
+        background[...] = 0.0
+        for own, step in zip(background, steps, strict=True):
+            add_scene(own, image, step)
+
+
 def _clean(tile: Tile, y0: int, y1: int, *, work: _Streaming) -> None:
     pixels, levels, tgroup = work.bright
     ratios = np.empty(pixels.size)
     scratch = tile.scratch
-    noise, background, masks = (
-        scratch.get(f"clean_flicker_noise.{name}") for name in ("noise", "background", "mask")
-    )
+    noise, background, masks = _saved(tile)
     for i in range(tile.count):
         data, flags = tile.data[i], tile.groupdq[i]
         scene = work.scene(data, flags, tile.first + i)

@@ -30,7 +30,7 @@ def fill_ramp_differences(data, groupdq, gain, i, y, start, width, d, top):
     ``data`` and ``groupdq`` begin with row ``top``.
     """
     # two simple loops a row: with flags and signal in one the compiler finds no vector instructions
-    nothing, most = np.float32(np.nan), np.float32(np.inf)
+    nothing, most, zero = np.float32(np.nan), np.float32(np.inf), np.float32(0.0)
     stop = start + width
     scale = gain[y, start:stop]
     for j in range(d.shape[0]):
@@ -41,7 +41,8 @@ def fill_ramp_differences(data, groupdq, gain, i, y, start, width, d, top):
             row[lane] = rise if abs(rise) < most else nothing
         flags, later = groupdq[i, j, y - top, start:stop], groupdq[i, j + 1, y - top, start:stop]
         for lane in range(width):
-            row[lane] = nothing if (flags[lane] | later[lane]) & UNUSABLE else row[lane]
+            # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+            row[lane] = nothing if (flags[lane] | later[lane]) & UNUSABLE else row[lane] + zero
 
 
 @kernel
@@ -50,10 +51,12 @@ def find_extremes(d, width, low, high):
     for lane in range(width):
         low[lane] = np.float32(np.inf)
         high[lane] = np.float32(-np.inf)
+    zero = np.float32(0.0)
     for j in range(d.shape[0]):
         row = d[j]
         for lane in range(width):
-            value, least, most = row[lane], low[lane], high[lane]
+            # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+            value, least, most = row[lane], low[lane] + zero, high[lane] + zero
             low[lane] = value if value < least else least
             high[lane] = value if value > most else most
 

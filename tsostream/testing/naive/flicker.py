@@ -12,6 +12,7 @@ from tsostream.integration import dq
 __all__ = [
     "FLICKER_TWINS",
     "clean_integration",
+    "clean_short_columns",
     "clip_background",
     "clip_statistics",
     "mean_slopes",
@@ -117,6 +118,33 @@ def clean_integration(
     return out
 
 
+def clean_short_columns(data: np.ndarray, groupdq: np.ndarray, scene: np.ndarray, step: float) -> np.ndarray:
+    """Subtract from every group the medians of its columns' differences up to it.
+
+    Parameters
+    ----------
+    data : float32 [group, y, x]
+        Signal [DN].
+    groupdq : uint8 [group, y, x]
+        Flags.
+    scene : float32 [y, x]
+        Slope of the scene [DN/s], NaN where a pixel does not count.
+    step
+        What it is multiplied by from group to group [s].
+    """
+    out = data.astype(np.float64)
+    total = np.zeros(data.shape[2])
+    for g in range(1, len(data)):
+        rise = data[g].astype(np.float64) - data[g - 1] - step * scene.astype(np.float64)
+        spoilt = (groupdq[g] & (dq.DO_NOT_USE | dq.JUMP_DET | dq.SATURATED)) != 0
+        spoilt |= (groupdq[g - 1] & (dq.DO_NOT_USE | dq.SATURATED)) != 0
+        for x in range(data.shape[2]):
+            good = rise[np.isfinite(rise[:, x]) & ~spoilt[:, x], x]
+            total[x] += np.median(good) if good.size else 0.0
+        out[g] -= total
+    return out
+
+
 def mean_slopes(data: np.ndarray, groupdq: np.ndarray, tgroup: float) -> np.ndarray:
     """Mean of the differences between groups without flags [DN/s]; NaN where there is none."""
     out = np.full(data.shape[1:], np.nan)
@@ -168,6 +196,12 @@ FLICKER_TWINS: dict[str, Callable[..., Any]] = {
     "flicker.split_background": clean_integration,
     "flicker.add_up": clean_integration,
     "clean_flicker_noise.draft_slopes": mean_slopes,
-    "clean_flicker_noise.scene_level": scene_ratio,
+    "flicker_columns.scene_level": scene_ratio,
+    "flicker_columns.scene_steps": scene_ratio,
+    "flicker_columns._rise": clean_short_columns,
+    "flicker_columns._leave_out": clean_short_columns,
+    "flicker_columns._fill": clean_short_columns,
+    "flicker_columns._add_middles": clean_short_columns,
+    "flicker_columns.clean_columns": clean_short_columns,
     "clean_flicker_noise.add_scene": rising_scene,
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tsostream.cli.meter import peak_bytes
 from tsostream.live.figures import COUNTS, duration, main_rows, noise
+from tsostream.records import column_values
 from tsostream.sinks import open_output
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def look_at_rows(path: Path) -> AllRows:
     for batch in open_output(path).batches():
         main = main_rows(batch)
         for name in COUNTS:
-            counts[name] += int(batch.column(name).to_numpy().sum())
-        flux.append(batch.column("flux").to_numpy()[main])
-        error.append(batch.column("flux_err").to_numpy()[main])
+            counts[name] += int(column_values(batch, name).sum())
+        flux.append(column_values(batch, "flux")[main])
+        error.append(column_values(batch, "flux_err")[main])
     return AllRows(counts, *noise(np.concatenate(flux), np.concatenate(error)))
 
 

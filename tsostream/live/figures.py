@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tsostream.records import column_values
+
 __all__ = ["COUNTS", "LOOK_BACK", "Figures", "duration", "main_rows", "noise", "p2p_ppm"]
 
 #: columns whose sums are reported
@@ -70,7 +72,7 @@ def duration(seconds: float) -> str:
 
 def main_rows(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     """Which rows of a batch belong to the first (order, aperture): one per integration."""
-    order, aperture = batch.column("order").to_numpy(), batch.column("aperture").to_numpy()
+    order, aperture = column_values(batch, "order"), column_values(batch, "aperture")
     if not len(order):
         return np.zeros(0, dtype=bool)
     return (order == order[0]) & (aperture == aperture[0])
@@ -111,12 +113,12 @@ class Figures:
         if not batch.num_rows:
             return
         for name in COUNTS:
-            self.counts[name] += int(batch.column(name).to_numpy().sum())
+            self.counts[name] += int(column_values(batch, name).sum())
         main = main_rows(batch)
         self.rows += int(np.count_nonzero(main))
         self.last = int(batch.column("integration")[-1].as_py())
-        self._flux.extend(batch.column("flux").to_numpy()[main][-LOOK_BACK:].tolist())
-        self._error.extend(batch.column("flux_err").to_numpy()[main][-LOOK_BACK:].tolist())
+        self._flux.extend(column_values(batch, "flux")[main][-LOOK_BACK:].tolist())
+        self._error.extend(column_values(batch, "flux_err")[main][-LOOK_BACK:].tolist())
 
     def mark(self) -> None:
         """Note what time it is; called once all rows that were there have been added."""

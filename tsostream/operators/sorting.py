@@ -85,8 +85,8 @@ def sort_lanes(lanes, pairs):
     pairs : int32 [comparator, 2]
         As `comparators`.
     """
-    # What is stored must not be, unchanged, what was loaded from the same place: the compiler would make masked stores of
-    # that, which take three times as long in all on AMD's processors. Adding zero prevents it, and costs nothing.
+    # What is stored must not be, unchanged, what was loaded from the same place: the compiler would make masked stores
+    # of that, with which the whole takes three times as long on AMD's processors. Adding zero prevents it, at no cost.
     zero = lanes.dtype.type(0)
     for c in range(pairs.shape[0]):
         first, second = lanes[pairs[c, 0]], lanes[pairs[c, 1]]

@@ -104,8 +104,10 @@ def list_moments(values, absolute, moments):
             value = abs(value) if absolute else value
             away = moments[1, lane] - value
             moments[2, lane] += away * away if value == value else 0.0
-            moments[3, lane] = value if value < moments[3, lane] else moments[3, lane]
-            moments[4, lane] = value if value > moments[4, lane] else moments[4, lane]
+            # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+            least, most = moments[3, lane] + 0.0, moments[4, lane] + 0.0
+            moments[3, lane] = value if value < least else least
+            moments[4, lane] = value if value > most else most
     for lane in range(LANES):
         moments[2, lane] = np.sqrt(moments[2, lane] / moments[0, lane])
 

@@ -210,7 +210,7 @@ def _error_variance(groupdq, i, y, x, g0, g1, level, rnoise, gain, tgroup):
 @kernel
 def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lanes, classes, rise, middle):
     """Slopes and median rates of a row as if no ramp had a flag: ``rise`` and ``middle`` [DN/group]."""
-    count = g1 - g0 - 1
+    count, zero = g1 - g0 - 1, np.float32(0.0)
     for x in range(x0, x1):
         rise[x] = 0.0
         middle[x] = 0.0
@@ -222,7 +222,8 @@ def _fit_clean_row(data, i, y, x0, x1, g0, g1, pairs, weights, gain, rnoise, lan
     for c in range(pairs.shape[0]):
         a, b = pairs[c, 0], pairs[c, 1]
         for x in range(x0, x1):
-            low, high = lanes[a, x], lanes[b, x]
+            # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+            low, high = lanes[a, x] + zero, lanes[b, x] + zero
             lanes[a, x] = min(low, high)
             lanes[b, x] = max(low, high)
     for x in range(x0, x1):

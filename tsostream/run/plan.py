@@ -28,6 +28,11 @@ __all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
 #: what the interpreter takes with all libraries imported (200 MB) and kernels loaded (100 MB), without any data
 #: [bytes]; measured on exposures of a few pixels with ``python -m bench.memory --tiny``
 PROGRAM_BYTES = 288 << 20
+#: SCI, ERR, two variances, DQ, and what is made of them on the way [bytes per pixel]
+SLOPES = 24
+#: slopes of a block do not take more than this, if it holds several integrations; of short ramps they take more than
+#: the words of the file, and several blocks are held at the same time [bytes]
+SLOPE_BYTES = 6 << 20
 #: what compiling the kernels takes on top, the first time [bytes]
 COMPILER_BYTES = 100 << 20
 
@@ -140,7 +145,7 @@ def make_plan(
     MemoryLimitError
         When even the smallest plan needs more than ``max_memory``.
     """
-    block_bytes = BLOCK_BYTES
+    block_bytes = _first_size(exposure)
     # reading a large integration takes no time beside the work on it
     read_ahead = 1 if exposure.segments[0].bytes_per_integration() >= 2 * BLOCK_BYTES else 2
     while True:
@@ -165,6 +170,15 @@ def make_plan(
             )
 
 
+def _first_size(exposure: Exposure) -> int:
+    """Bytes of a block of which neither words nor slopes take much memory."""
+    info = exposure.info
+    if not info.is_ramp:
+        return BLOCK_BYTES
+    length = max(1, SLOPE_BYTES // (SLOPES * int(np.prod(info.frame_shape))))
+    return min(BLOCK_BYTES, length * exposure.segments[0].bytes_per_integration())
+
+
 def _size(
     exposure: Exposure,
     rates: RateChain,
@@ -179,8 +193,8 @@ def _size(
     info = exposure.info
     frame = int(np.prod(info.frame_shape))
     length = min(block_length(exposure, block_bytes=block_bytes), max(exposure.count, 1))
-    # SCI, ERR, two variances, DQ; slopes from files may bring a flat-field variance and pass through a copy
-    rate = length * frame * (24 if info.is_ramp else 28)
+    # slopes from files may bring a flat-field variance and pass through a copy
+    rate = length * frame * (SLOPES if info.is_ramp else SLOPES + 4)
     columns = max(info.frame_shape) if info.is_spectroscopy else 1
     measurement = length * columns * 120
     in_flight = blocks_in_flight(workers, length) + 1

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_helpers import SMALL, Simulated, light_curve, make_rateints, reduce
+from astropy.io import fits
+from run_helpers import SMALL, Simulated, edited, light_curve, make_rateints, reduce
 
 import tsostream
 from tsostream.simulate import SimulatedExposure
@@ -67,6 +68,42 @@ def test_a_lost_pixel_and_a_hit_move_nothing_by_more_than_its_error(
         assert moved[touched].max() < 1.5
         # a sample at the very limit of an outlier may change sides with the template
         assert np.quantile(moved[~touched], 0.95) < 0.2
+
+
+@pytest.mark.parametrize("mode", list(SMALL))
+def test_a_cosmic_ray_in_a_ramp_moves_nothing_by_more_than_its_error(
+    mode: str, simulated: Simulated, tmp_path: Path
+) -> None:
+    """Charge of forty sigma that two bright pixels keep from one group on."""
+    exposure = exposure_of(mode, simulated)
+    gain = float(np.nanmedian(fits.getdata(exposure.references["gain"])))
+    groups = fits.getdata(exposure.segments[0], "SCI").shape[1]
+
+    def hit(ramps: np.ndarray) -> None:
+        slope = (np.median(ramps[:, -1], axis=0) - np.median(ramps[:, 0], axis=0)) / (groups - 1)
+        good = fits.getdata(exposure.references["mask"], "DQ") == 0
+        # a hit must not saturate the pixel: that is another loss
+        room = np.median(ramps[:, -1], axis=0) + 60 * np.sqrt(np.abs(slope) / gain) < 0.9 * fits.getdata(
+            exposure.references["saturation"]
+        )
+        image = np.where(good & room, slope, 0.0)
+        y, x = np.unravel_index(np.argmax(image), image.shape)
+        beside = np.unravel_index(np.argmin(np.abs(image - image[y, x] / 3)), image.shape)
+        for place in ((y, x), beside):
+            ramps[HIT - 1, groups // 2 :, *place] += np.uint16(
+                40 * np.sqrt(image[place] / gain + 100 / gain**2)
+            )
+
+    clean = light_curve(reduce(exposure, tmp_path / "clean.arrow"))
+    files = edited(exposure, tmp_path / "hit", hit)
+    spoilt = light_curve(reduce(exposure, tmp_path / "spoilt.arrow", files))
+    touched = np.zeros(len(clean["flux"]), bool)
+    touched[clean["integration"] == HIT] = True
+    assert (spoilt["n_jump"] > clean["n_jump"])[touched].any()
+    for name in ("flux", "x", "y"):
+        moved = np.abs(spoilt[name] - clean[name]) / spoilt[f"{name}_err"]
+        assert moved[touched].max() < 1.0, (name, moved[touched])
+        assert moved[~touched].max() < 0.25, name
 
 
 def exposure_is_spectral(mode: str) -> bool:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tsostream.errors import ConfigError
 from tsostream.integration import dq
-from tsostream.operators import jump_search
+from tsostream.operators import jump_common, jump_search
 from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.jump import Jump
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference
-from tsostream.testing.naive.jumps import flag_jumps, pixel_jumps
+from tsostream.testing.naive.jumps import common_light, flag_jumps, pixel_jumps
 
 JUMP, SAT, DNU, PERS = dq.JUMP_DET, dq.SATURATED, dq.DO_NOT_USE, dq.PERSISTENCE
 
@@ -299,3 +299,41 @@ def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> Non
 def test_values_from_the_command_line_are_converted() -> None:
     operator = build_operator(Jump, {"rejection_threshold": "8", "flag_4_neighbors": "false"})
     assert operator == Jump(rejection_threshold=8.0, flag_4_neighbors=False)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1), ndiff=st.integers(2, 9), change=st.sampled_from([0.0, 1e-3, 0.01, 0.3])
+)
+def test_common_light_agrees_with_its_twin(seed: int, ndiff: int, change: float) -> None:
+    rng = np.random.default_rng(seed)
+    width = int(rng.integers(20, 129))
+    noise2 = rng.uniform(50, 150, width).astype(np.float32)
+    source = np.where(rng.random(width) < 0.7, rng.uniform(2000, 20000, width), 20.0)
+    light = 1 + change * np.linspace(1, -1, ndiff)
+    d = rng.normal(source * light[:, None], np.sqrt(source + noise2)).astype(np.float32)
+    d[rng.random(d.shape) < 0.02] += 3000.0
+    d[rng.random(d.shape) < 0.01] = np.nan
+    found, scratch = np.ones(ndiff, np.float32), np.empty((2, 128), np.float32)
+    lanes = np.full((ndiff, 128), np.nan, np.float32)
+    lanes[:, :width] = d
+    changes = jump_common.common_light(lanes, noise2[None], 0, 0, width, scratch[0], scratch[1], found)
+    expected, wanted = common_light(d.astype(np.float64), noise2.astype(np.float64))
+    assert changes == wanted
+    if changes:
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    elif change == 0.3:
+        assert (source > 100).sum() < 50
+
+
+def test_light_that_changes_is_no_jump() -> None:
+    """A quarter of the light goes within one integration: only the hit is flagged, before and in it."""
+    rng = np.random.default_rng(5)
+    source = np.linspace(5000.0, 20000.0, 120)
+    steady = np.ones(8)
+    for light in (steady, np.linspace(1.15, 0.85, 8), np.linspace(0.85, 1.15, 8)):
+        d = rng.normal(source[:, None] * light, np.sqrt(source[:, None] + 100))
+        d[40, 5] += 30 * np.sqrt(source[40])
+        ramps = np.concatenate([np.zeros((120, 1)), d.cumsum(axis=1)], axis=1)
+        flags = flags_of(ramps, rejection_threshold=6.0, flag_4_neighbors=False) & JUMP
+        assert np.argwhere(flags).tolist() == [[6, 40]]

@@ -10,7 +10,7 @@ from astropy.io import fits
 from run_helpers import SMALL, Simulated, edited, light_curve, make_rateints, reduce
 
 import tsostream
-from tsostream.simulate import SimulatedExposure
+from tsostream.simulate import SimulatedExposure, simulate
 from tsostream.simulate.truth import read_truth
 
 INTS = 64
@@ -140,3 +140,29 @@ def test_a_sharp_deep_eclipse_is_no_outlier(mode: str, simulated: Simulated, tmp
     # what is flagged without an eclipse is noise; in it there is no more
     assert rows["n_outlier"][~outside].mean() <= 2 * before["n_outlier"].mean() + 0.5
     assert rows["frac_filled"][edge].max() <= 2 * before["frac_filled"].max() + 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sharp_deep_eclipse_of_soss_is_no_jump(tmp_path: Path) -> None:
+    """From ramps, whole frames: half of the light goes within one integration, and hardly a sample is flagged."""
+    out = {}
+    for name, depth in (("flat", 0.0), ("deep", 0.57)):
+        exposure = simulate(
+            "NIS_SOSS", tmp_path / name, ints=INTS, groups=4, subarray="SUBSTRIP96", seed=6, oof=0,
+            cosmic_rays=0.0, transit_depth=depth,
+        )  # fmt: skip
+        rows = light_curve(reduce(exposure, tmp_path / f"{name}.arrow"))
+        out[name] = {column: values[rows["order"] == 1] for column, values in rows.items()}
+    columns, truth = read_truth(exposure.truth)
+    covered = columns["transit"]
+    edge, outside, inside = (covered > 0) & (covered < 1), covered == 0, covered == 1
+    deep = out["deep"]
+    # of 28,000 pixels in the aperture of the first order
+    assert deep["n_jump"][edge].mean() < 60
+    assert deep["n_outlier"][edge].mean() < 40
+    assert deep["frac_filled"][edge].max() < 0.005
+    assert deep["n_jump"][~edge].mean() < out["flat"]["n_jump"].mean() + 0.5
+    order = truth["orders"]["1"]
+    expected = np.average(order["depth"], weights=order["electron_per_s"])
+    assert 1 - deep["flux"][inside].mean() / deep["flux"][outside].mean() == pytest.approx(expected, abs=5e-4)

@@ -1,7 +1,8 @@
 """jump: cosmic-ray hits between groups, by two-point differences within the integration (spec stage 1, section 16).
 
 The statistic is that of the official step for a single integration (16.5, 16.6): no other integration is looked at, so
-the flags do not depend on how the exposure was cut.
+the flags do not depend on how the exposure was cut. Light that changes for all of a stretch of a row alike is no jump
+(`tsostream.operators.jump_common`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
+from tsostream.operators.jump_common import common_light, divide_light
 from tsostream.operators.jump_marks import median_of
 from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_median, screen_span
 from tsostream.operators.sorting import short_median
@@ -148,6 +149,7 @@ def find_jumps(
     low = np.empty(LANES, np.float32)
     high = np.empty(LANES, np.float32)
     sums = np.empty((6, LANES), np.float32)
+    light = np.empty(ndiff, np.float32)
     suspect = np.empty(LANES, np.bool_)
     d = np.empty(ndiff, np.float64)
     a = np.empty(ndiff, np.float64)
@@ -174,6 +176,10 @@ def find_jumps(
                     some = screen_median(
                         lanes, noise2, y, start, width, sure, single_pass, low, high, sums, suspect
                     )
+                if some > FEW and common_light(lanes, noise2, y, start, width, sums[0], sums[1], light):
+                    divide_light(lanes, light, width)
+                    find_extremes(lanes, width, low, high)
+                    some = screen_span(noise2, y, start, width, clear, low, high, suspect)
                 if not some:
                     continue
                 for lane in range(width):

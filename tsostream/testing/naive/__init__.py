@@ -14,7 +14,7 @@ from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.events import EVENT_TWINS
 from tsostream.testing.naive.extraction import fit_column, sum_of_columns
-from tsostream.testing.naive.jumps import flag_jumps
+from tsostream.testing.naive.jumps import common_light, flag_jumps
 from tsostream.testing.naive.likelihood import fit_likelihood
 from tsostream.testing.naive.outliers import OUTLIER_TWINS
 from tsostream.testing.naive.photometry import aperture_image, centre_of_mass, gaussian_in_box
@@ -66,6 +66,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "fused._evaluate": evaluate_polynomial,
     "fused.correct_samples": evaluate_polynomial,
     "banded.keep_band": flag_jumps,
+    "jump_common.common_light": common_light,
+    "jump_common.divide_light": common_light,
     "jump_search._touch": flag_jumps,
     "ramp_slopes._fit_one": fit_all,
     "ramp_slopes.fit_touched": fit_all,

@@ -6,9 +6,31 @@ import numpy as np
 
 from tsostream.integration import dq
 
-__all__ = ["flag_jumps", "pixel_jumps"]
+__all__ = ["common_light", "flag_jumps", "pixel_jumps"]
 
 UNUSABLE = dq.DO_NOT_USE | dq.SATURATED
+
+
+def common_light(d: np.ndarray, noise2: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Tell how bright the source was in each difference of neighbouring pixels, and whether that changes.
+
+    Parameters
+    ----------
+    d : float64 [difference, pixel]
+        Differences [e-].
+    noise2 : float64 [pixel]
+        Read-noise variance of a difference [e-^2].
+    """
+    mean = d.mean(axis=0)
+    bright = np.zeros(mean.size, bool)
+    for k in range(mean.size):
+        bright[k] = np.isfinite(mean[k]) and mean[k] > 0 and mean[k] >= 25 * np.sqrt(mean[k] + noise2[k])
+    if bright.sum() < 32:
+        return np.ones(len(d)), False
+    light = np.array([np.median(row[bright] / mean[bright]) for row in d])
+    error = np.sqrt((mean[bright] + noise2[bright]) / mean[bright] ** 2)
+    limit = 6 * 1.2533 * np.sqrt((error**2).mean()) / np.sqrt(bright.sum())
+    return light, bool((light > 0.1).all() and (np.abs(light - 1) > limit).any())
 
 
 def pixel_jumps(

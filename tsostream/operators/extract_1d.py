@@ -27,14 +27,13 @@ from tsostream.operators.soss.official_block import BoundOfficialSoss, bind_offi
 from tsostream.operators.spectral.correction import choose_correction
 from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
 from tsostream.operators.spectral.official_block import BoundOfficialExtract1d, bind_official
+from tsostream.operators.spectral.scene import Scene, read_scene
 from tsostream.operators.spectral.series import (
     Recipe,
-    Scene,
     Series,
     build_series,
     extract_series,
     join_series,
-    read_scene,
 )
 
 __all__ = ["BoundExtract1d", "Extract1d"]

@@ -19,15 +19,14 @@ from tsostream.operators.soss.models import OVERLAP_REFERENCES, profile_image
 from tsostream.operators.soss.overlap import OverlapSettings
 from tsostream.operators.soss.separation import Separation, separate
 from tsostream.operators.spectral.definition import column_wavelengths
+from tsostream.operators.spectral.scene import Scene, read_scene
 from tsostream.operators.spectral.series import (
     Extracted,
     Recipe,
-    Scene,
     Series,
     build_series,
     extract_series,
     join_series,
-    read_scene,
 )
 
 __all__ = ["BoundSoss", "bind_soss", "overlap_settings", "soss_orders"]

@@ -22,7 +22,7 @@ from tsostream.operators.soss.kernels import column_sums, solve_band, sparse_pro
 from tsostream.operators.soss.models import OVERLAP_REFERENCES, order_models
 from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
 from tsostream.operators.soss.solve import BandFactor
-from tsostream.operators.spectral.series import Scene
+from tsostream.operators.spectral.scene import Scene
 
 __all__ = ["Fit", "Separation", "Source", "held_bytes", "official_bytes", "separate"]
 

@@ -48,33 +48,43 @@ class Typical(NamedTuple):
 
 
 @kernel
-def _divide_row(data, bits, bad, row, columns, share, plane):
-    """Divide the level out of a row; rows of their own let the compiler do several pixels at once."""
+def _divide_row(data, bits, bad, row, columns, share, level, plane):
+    """Divide the level out of a row, and keep it.
+
+    Rows of their own, and few arrays at a time, let the compiler do several pixels at once.
+    """
     one, nan = np.float32(1.0), np.float32(np.nan)
     for x in range(plane.size):
-        value = data[x] / (one + (row * columns[x] - one) * share[x])
+        level[x] = one + (row * columns[x] - one) * share[x]
+    for x in range(plane.size):
+        value = data[x] / level[x]
         # no branches; only finite values have difference 0
         good = ((bits[x] & bad) == 0) & (value - value == 0)
         plane[x] = value if good else nan
 
 
 @kernel
-def _mark_row(value, err, row, columns, share, expected, reach, excess, limit2, flags):
-    """Find the three bits of each sample of a row; ``flags`` is uint8 [mark, x].
+def _mark_near(value, expected, reach, away, near):
+    """Mark the samples of a row within reach, and find how far the far end of the reach is from each."""
+    for x in range(value.size):
+        distance = abs(value[x] - expected[x])
+        away[x] = distance + reach[x]
+        # NaN is not within reach
+        near[x] = np.uint8(distance <= reach[x])
+
+
+@kernel
+def _mark_far(value, err, excess, level, away, limit2, there, far):
+    """Mark the samples of a row that are there, and those whose limits are not around the reach.
 
     Neither a root nor a division is taken: both sides are squared, and multiplied by the square of the level.
     """
-    one = np.float32(1.0)
     for x in range(value.size):
-        level = one + (row * columns[x] - one) * share[x]
-        distance = abs(value[x] - expected[x])
-        away = (distance + reach[x]) * level
-        error2 = err[x] * err[x] + excess[x] * (level * level)
-        there = (value[x] == value[x]) & (err[x] == err[x])
-        # NaN is not within reach, nor are its limits around it
-        flags[NEAR, x] = np.uint8(distance <= reach[x])
-        flags[FAR, x] = np.uint8(there & ~(away * away <= limit2 * error2))
-        flags[THERE, x] = np.uint8(there)
+        there[x] = np.uint8((value[x] == value[x]) & (err[x] == err[x]))
+    for x in range(value.size):
+        end = away[x] * level[x]
+        error2 = err[x] * err[x] + excess[x] * (level[x] * level[x])
+        far[x] = np.uint8(~(end * end <= limit2 * error2)) & there[x]
 
 
 @kernel
@@ -116,12 +126,14 @@ def remember_samples(data, bits, bad, err, rows, columns, typical, snr, planes, 
     limit2 = snr * snr * SURE
     flags = np.zeros((MARKS, 64 * marks.shape[3]), np.uint8)
     eights = flags.view(np.uint64)
+    level, away = np.empty(nx, np.float32), np.empty(nx, np.float32)
     for i in range(planes.shape[0]):
         for y in range(ny):
-            _divide_row(data[i, y], bits[i, y], bad, rows[i, y], columns[i], typical.share[y], planes[i, y])
-            _mark_row(
-                planes[i, y], err[i, y], rows[i, y], columns[i], typical.share[y], typical.expected[y],
-                typical.reach[y], typical.excess[y], limit2, flags[:, :nx],
-            )  # fmt: skip
+            plane = planes[i, y]
+            _divide_row(data[i, y], bits[i, y], bad, rows[i, y], columns[i], typical.share[y], level, plane)
+            _mark_near(plane, typical.expected[y], typical.reach[y], away, flags[NEAR, :nx])
+            _mark_far(
+                plane, err[i, y], typical.excess[y], level, away, limit2, flags[THERE, :nx], flags[FAR, :nx]
+            )
             for mark in range(MARKS):
                 pack_flags(eights[mark], marks[i, mark, y])

@@ -365,6 +365,8 @@ def count_outliers(planes, marks, slots, own, err, typical, rows, columns, snr, 
                     rows[start:stop], columns[start:stop], snr, space, own_words,
                 )  # fmt: skip
             for i in range(start, stop):
+                if not own_words[i - start].any():
+                    continue
                 _judge_row(
                     planes, slots[i], own[i], y, err[i, y], typical.excess[y], rows[i, y], columns[i],
                     typical.share[y], snr, own_words[i - start], bits[i, y],

@@ -92,7 +92,8 @@ OUTLIER_TWINS: dict[str, Any] = {
     "source_level.spread_level": level_between,
     "outlier_marks._divide_row": unfit_removed,
     "outlier_marks.remember_samples": marks_of,
-    "outlier_marks._mark_row": marks_of,
+    "outlier_marks._mark_near": marks_of,
+    "outlier_marks._mark_far": marks_of,
     "outlier_marks.pack_flags": marks_of,
     **{
         f"outlier_window.{name}": middle_interval

@@ -248,10 +248,13 @@ def test_a_real_detector_flat_against_the_official_step(shared: Path, tmp_path: 
         value = next(
             np.array(hdu.data, np.float32) for hdu in hdus if hdu.data is not None and hdu.data.ndim == 2
         )
-    none = np.zeros(value.shape, np.float32)
+    # the official step wants planes by wavelength
+    cube = np.stack([value, 1.02 * value]).astype(np.float32)
+    planes = np.array([(0.5,), (5.5,)], [("wavelength", "<f4")])
     head = primary(info, "DFLAT", "NirspecFlatModel", EXP_TYPE=info.exp_type)
-    planes = images(SCI=value, ERR=none, DQ=none.astype(np.uint32))
-    fits.HDUList([head, *planes, dq_def(), fast_table(rng, ("ANY",), 0.5, 5.5)]).writeto(path)
+    images_of = images(SCI=cube, ERR=0.01 * cube, DQ=np.zeros(cube.shape, np.uint32))
+    waves_of = fits.BinTableHDU(planes, name="WAVELENGTH")
+    fits.HDUList([head, *images_of, dq_def(), waves_of, fast_table(rng, ("ANY",), 0.5, 5.5)]).writeto(path)
     wave = np.broadcast_to(np.linspace(0.6, 5.29, 512), (32, 512)).copy()
     wave[:, :3] = np.nan
     rate = make_rate(info, rng, 2, bad=0.02)

@@ -173,7 +173,11 @@ def test_extraction_through_the_runner(subarray: str, tmp_path: Path) -> None:
     official = pickle.loads((tmp_path / "results").read_bytes())
     for name, mine, (keys, tables) in zip(_CASES[subarray], ours, official, strict=True):
         assert set(mine["tables"]) == set(tables), name
-        assert mine["keys"] == pytest.approx(keys, rel=1e-6), name
+        # without a model of the overlap there is no factor
+        told = {key: value for key, value in keys.items() if value is not None}
+        assert {key: value for key, value in mine["keys"].items() if value is not None} == pytest.approx(
+            told, rel=1e-6
+        ), name
         for order, table in tables.items():
             _same_columns(mine["tables"][order], table, f"{name}, order {order}")
 

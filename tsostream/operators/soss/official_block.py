@@ -144,8 +144,9 @@ class BoundOfficialSoss:
                 whole = self.boxes[order].sum(axis=0)
                 spectra["flux"][i, k] = np.where(inside, one.flux, np.nan)
                 spectra["flux_err"][i, k] = np.where(inside, one.error, np.nan)
-                spectra["npixels"][i, k] = one.npixels
-                spectra["background"][i, k] = one.background
+                # order 2 of SUBSTRIP96 has a box of all pixels, also where it has no wavelength
+                spectra["npixels"][i, k] = np.where(inside, one.npixels, 0.0)
+                spectra["background"][i, k] = np.where(inside, one.background, 0.0)
                 spectra["lost"][i, k] = np.where(
                     whole > 0, 1.0 - one.npixels / np.where(whole > 0, whole, 1.0), 0.0
                 )

@@ -146,7 +146,9 @@ class BoundOfficialSoss:
                 spectra["flux_err"][i, k] = np.where(inside, one.error, np.nan)
                 # order 2 of SUBSTRIP96 has a box of all pixels, also where it has no wavelength
                 spectra["npixels"][i, k] = np.where(inside, one.npixels, 0.0)
-                spectra["background"][i, k] = np.where(inside, one.background, 0.0)
+                spectra["background"][i, k] = (
+                    np.where(inside, one.background, 0.0) if one.background is not None else np.nan
+                )
                 spectra["lost"][i, k] = np.where(
                     whole > 0, 1.0 - one.npixels / np.where(whole > 0, whole, 1.0), 0.0
                 )

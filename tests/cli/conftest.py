@@ -1,5 +1,6 @@
 """A small exposure, and ways to run the command line."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,19 @@ def cli():
 
 
 @pytest.fixture
-def spawn():
+def heeded():
+    """Signals that whoever started the tests ignores (``nohup``, ``&``) would be ignored by every process they start."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def spawn(heeded):
     """Start a process; ends it when the test ends."""
     running = []
 

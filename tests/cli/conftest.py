@@ -66,7 +66,7 @@ def cli():
 
 @pytest.fixture
 def heeded():
-    """Signals that whoever started the tests ignores (``nohup``, ``&``) would be ignored by every process they start."""
+    """Heed signals that whoever started the tests ignores (``nohup``, ``&``): processes inherit that."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is signal.SIG_IGN:

@@ -88,6 +88,7 @@ def test_stage1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "official pipeline: not measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     (row,) = run_tiny(memory.main, tmp_path, "sub512")
     assert row["long MB"] > row["floor MB"] > 50
@@ -111,6 +112,7 @@ def test_startup(tmp_path: Path) -> None:
     assert row["cold end s"] is None
 
 
+@pytest.mark.slow
 def test_watching(tmp_path: Path) -> None:
     (row,) = run_tiny(watching.main, tmp_path, "sub64p")
     assert row["tail start-up s"] > 0
@@ -142,6 +144,7 @@ def test_the_cost_of_being_watched_is_told_by_windows() -> None:
     assert watching._cost(cycles, "tail", 1)[0] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_latency(tmp_path: Path) -> None:
     (row,) = run_tiny(latency.main, tmp_path, "sub64p")
     assert 0 < row["first row s"] < 60

@@ -117,9 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if given.tiny:
         cases = [tiny(case) for case in cases]
     folder, hold = scratch_folder(given.data)
-    rows = [measure(case, folder, workers=given.workers) for case in cases]
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    for case in cases:
+        rows.append(measure(case, folder, workers=given.workers))
+        # what is measured stays measured when a later case fails or is interrupted
+        result = write_results(given.json, "stage3", rows)
     print(table([{name: value for name, value in row.items() if name != "details"} for row in rows]))
-    result = write_results(given.json, "stage3", rows)
     del hold
     return result
 

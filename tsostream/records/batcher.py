@@ -137,7 +137,8 @@ class Batcher:
         return max(0.0, self._closed + self._max_seconds - self._clock())
 
     def _take(self, measurement: Measurement) -> None:
-        if self._pending is None:
-            self._pending = Tables(self._schemas, max(self._max_rows, len(measurement.keys)))
-        self._pending.add(measurement)
+        # what does not fit the schemas leaves no batch without rows behind
+        tables = self._pending or Tables(self._schemas, max(self._max_rows, len(measurement.keys)))
+        tables.add(measurement)
+        self._pending = tables
         self._last = measurement.first + measurement.count - 1

@@ -58,7 +58,6 @@ class Tables:
 
     def __init__(self, schemas: RowSchemas, capacity: int):
         texts = {"exposure_id": schemas.exposure_id, "detector": schemas.detector}
-        self.capacity = capacity
         #: rows written so far
         self.count = 0
         self._light_curve = Table(schemas.light_curve, texts, capacity)

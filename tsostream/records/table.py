@@ -35,7 +35,6 @@ class Table:
 
     def __init__(self, schema: pa.Schema, texts: Mapping[str, str], capacity: int):
         self.schema = schema
-        self.capacity = capacity
         self._texts = texts
         self._columns: dict[str, Array] = {}
         for field in schema:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsostream.integration import dq
-from tsostream.operators import ramp_fit_segment
+from tsostream.operators import ramp_fit_pieces
 from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.ramp_fit_tables import official_weights
 from tsostream.operators.ramp_slopes import POWERS
@@ -178,12 +178,12 @@ def test_weights(length: int) -> None:
 
 def test_segments_of_a_ramp() -> None:
     """A lone jump opens the segment behind it; of two in a row only the last does."""
-    flags = np.array([0, 0, JUMP, 0, JUMP, JUMP, 0, 0, DNU, 0], np.uint8)[None, :, None, None]
+    flags = np.array([0, 0, JUMP, 0, JUMP, JUMP, 0, 0, DNU, 0], np.uint8)
     found, g = [], 0
     while g < 10:
-        start, end = ramp_fit_segment._segment_from(flags, 0, 0, 0, g, 0, 10)
+        start, end = ramp_fit_pieces.segment_from(flags, g, 0, 10)
         if end > start:
             found.append((start, end))
         g = max(end, g + 1)
     assert found == [(0, 2), (2, 4), (5, 8), (9, 10)]
-    assert ramp_fit_segment._longest_segment(flags, 0, 0, 0, 0, 10) == 3
+    assert ramp_fit_pieces.longest_segment(flags, 0, 10) == 3

@@ -37,7 +37,7 @@ class _Idle:
 
 
 def clean_spool(
-    step: SegmentFlicker, spool: RampSpool, planes: RatePlanes, mean: RatePlanes, each: Each
+    step: SegmentFlicker, spool: RampSpool, signal: Callable[[int], np.ndarray], mean: RatePlanes, each: Each
 ) -> bool:
     """Clean all integrations of a segment.
 
@@ -47,8 +47,8 @@ def clean_spool(
         Joined to the exposure.
     spool
         Ramps after the jump search, changed in place.
-    planes, mean
-        Draft slopes of the integrations [integration, y, x], and of all together [y, x].
+    signal, mean
+        Give the draft slopes of an integration, float32 [y, x]; those of all together [y, x].
     each
         Shares the integrations among the workers.
 
@@ -69,7 +69,7 @@ def clean_spool(
     def work(i: int) -> None:
         scene = common
         if scene is None:
-            scene = step.scene(planes.data[i])
+            scene = step.scene(signal(i))
         elif scene.ndim == 3:
             scene = scene[i]
         data, flags, arrays = np.array(spool.data[i]), np.array(spool.groupdq[i]), idle.borrow()

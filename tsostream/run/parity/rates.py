@@ -15,9 +15,10 @@ from tsostream.operators.memory import Carry
 from tsostream.operators.tile import plan_tile
 from tsostream.references.small_files import write_emicorr
 from tsostream.run.observer import Observer
-from tsostream.run.parity.segment import STORE_BYTES, SegmentRun, SegmentSlopes
+from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
 from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
+from tsostream.run.parity.store import STORE_BYTES
 from tsostream.run.prepared import Prepared
 from tsostream.run.product_plan import product_path
 from tsostream.run.ramps import Lent, RateChain
@@ -43,8 +44,7 @@ class ParityRates(RateChain):
         """Give the buffer of a block back, and hand out its slopes, in arrays of their own."""
         raw.release()
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
-        part = slice(raw.first - store.first, raw.first - store.first + raw.count)
-        return Lent(store.planes.rate(raw.first, raw.times, part))
+        return Lent(store.rate(raw.first, raw.times))
 
 
 def save_waves(prepared: Prepared, run: SegmentRun) -> None:

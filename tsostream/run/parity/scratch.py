@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from tsostream.errors import SinkError
 
-__all__ = ["map_scratch"]
+__all__ = ["map_scratch", "scratch_file"]
 
 
 def map_scratch(
@@ -32,21 +34,34 @@ def map_scratch(
     SinkError
         There is no room. It is taken at once: a mapped page that finds none later would end the process without a word.
     """
-    place = Path(tempfile.gettempdir()) if folder is None else folder
     sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in planes]
+    starts = np.cumsum([0, *sizes]).tolist()
+    with scratch_file(folder, sum(sizes)) as file:
+        return [
+            np.memmap(file, kind, "r+", start, shape)
+            for (shape, kind), start in zip(planes, starts, strict=False)
+        ]
+
+
+@contextmanager
+def scratch_file(folder: Path | None, size: int) -> Iterator[IO[bytes]]:
+    """Make an unnamed file of ``size`` bytes, of zeros; what is made of it within the block may outlive it.
+
+    Raises
+    ------
+    SinkError
+        There is no room; it is taken at once.
+    """
+    place = Path(tempfile.gettempdir()) if folder is None else folder
     try:
         with tempfile.TemporaryFile(prefix="tsostream-", suffix=".scratch", dir=place) as file:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, sum(sizes))
+                os.posix_fallocate(file.fileno(), 0, size)
             else:
-                file.truncate(sum(sizes))
-            starts = np.cumsum([0, *sizes]).tolist()
-            return [
-                np.memmap(file, kind, "r+", start, shape)
-                for (shape, kind), start in zip(planes, starts, strict=False)
-            ]
+                file.truncate(size)
+            yield file
     except OSError as error:
         raise SinkError(
-            f"{place}: no room for {sum(sizes) / 1e9:.1f} GB of scratch ({error.strerror or error}); "
+            f"{place}: no room for {size / 1e9:.1f} GB of scratch ({error.strerror or error}); "
             "give --scratch DIR with more room"
         ) from error

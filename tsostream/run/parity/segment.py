@@ -28,11 +28,11 @@ from tsostream.run.parity.cleaning import clean_spool
 from tsostream.run.parity.events import flag_persistence, grow_events
 from tsostream.run.parity.frames import find_interference, find_tables
 from tsostream.run.parity.reading import Jobs, open_segment
-from tsostream.run.parity.scratch import map_scratch
-from tsostream.run.parity.spool import RampSpool, let_go, spool_bytes
+from tsostream.run.parity.spool import RampSpool, spool_bytes
 from tsostream.run.parity.steps import ParitySteps, bind_window
+from tsostream.run.parity.store import SlopeStore
 from tsostream.run.parity.window_work import DNU, Held, Known, WindowWork
-from tsostream.run.parity.windows import Window, plan_windows
+from tsostream.run.parity.windows import RATE_BYTES, Window, plan_windows
 
 __all__ = ["SegmentRun", "SegmentSlopes"]
 
@@ -40,8 +40,6 @@ logger = logging.getLogger("tsostream")
 
 #: bytes a window with all its integrations may take
 WINDOW_BYTES = 96 << 20
-#: slopes of a segment up to this size stay in memory
-STORE_BYTES = 48 << 20
 
 
 @dataclass
@@ -52,8 +50,8 @@ class SegmentSlopes:
     ----------
     first
         Number in the exposure of the first integration.
-    planes
-        Slope, error, variances, DQ [integration, y, x].
+    store
+        Slope, error, variances, DQ of the integrations.
     mean
         The product over all integrations [y, x].
     times
@@ -63,16 +61,25 @@ class SegmentSlopes:
     """
 
     first: int
-    planes: RatePlanes
+    store: SlopeStore
     mean: RatePlanes
     times: Times
     method: str
 
+    @property
+    def planes(self) -> RatePlanes:
+        """All integrations at once, in arrays of their own [integration, y, x]."""
+        return self.store.take(0, self.store.count)
+
+    def rate(self, first: int, times: Times) -> Rate:
+        """Hand out integrations ``first`` (number in the exposure) and those after it, one for each row of times."""
+        start = first - self.first
+        return self.store.take(start, start + len(times)).rate(first, times)
+
     def blocks(self, length: int) -> Iterator[Rate]:
         """Hand the slopes out in order, ``length`` integrations at a time."""
         for start in range(0, len(self.times), length):
-            part = slice(start, min(start + length, len(self.times)))
-            yield self.planes.rate(self.first + start, self.times[part], part)
+            yield self.rate(self.first + start, self.times[start : start + length])
 
 
 @dataclass
@@ -107,7 +114,7 @@ class SegmentRun:
     def store_bytes(self) -> int:
         """Size of the slopes' store."""
         info = self.steps.info
-        return 20 * self.segment.count * info.ny * info.nx
+        return RATE_BYTES * self.segment.count * info.ny * info.nx
 
     @property
     def spool_bytes(self) -> int:
@@ -131,21 +138,14 @@ class SegmentRun:
                 self.steps = self.steps.corrected(found)
             tables = find_tables(reader, self.steps, jobs) if self.steps.needs_frames else {}
             windows = plan_windows(segment.count, self.steps.info, self.steps.halo, self.window_bytes)
-            planes, mean = self._store(), RatePlanes.empty(self.steps.info.frame_shape)
-            walk = _Walk(self, WindowWork(reader, self.steps, jobs, tables), windows, planes, mean)
+            shape = self.steps.info.frame_shape
+            store, mean = SlopeStore(segment.count, shape, windows, self.scratch), RatePlanes.empty(shape)
+            walk = _Walk(self, WindowWork(reader, self.steps, jobs, tables), windows, store, mean)
             method = walk.choose_method()
             walk.slopes(method)
             walk.work.finish(RatePlanes(*(one[None] for one in mean.arrays())))
         times = SegmentTimes(segment).rows(segment.first, segment.count)
-        return SegmentSlopes(segment.first, planes, mean, times, method)
-
-    def _store(self) -> RatePlanes:
-        """Make the place the slopes are kept in: memory for small segments, else an unnamed file."""
-        info = self.steps.info
-        shape = (self.segment.count, info.ny, info.nx)
-        if self.store_bytes <= STORE_BYTES:
-            return RatePlanes.empty(shape)
-        return RatePlanes(*map_scratch(self.scratch, [*[(shape, np.float32)] * 4, (shape, np.uint32)]))
+        return SegmentSlopes(segment.first, store, mean, times, method)
 
 
 @dataclass
@@ -160,8 +160,8 @@ class _Walk:
         What is done to a window.
     windows
         Those of the frame.
-    planes, mean
-        Slopes of the integrations [integration, y, x] and of all together [y, x], written.
+    store, mean
+        Slopes of the integrations, and of all together [y, x], written.
     spool
         Ramps after the jump search, where a step looks at whole frames there.
     """
@@ -169,7 +169,7 @@ class _Walk:
     run: SegmentRun
     work: WindowWork
     windows: list[Window]
-    planes: RatePlanes
+    store: SlopeStore
     mean: RatePlanes
     spool: RampSpool | None = None
 
@@ -236,7 +236,7 @@ class _Walk:
                 self._settle(method)
         self.work.draft = False
         if flicker is not None and not clean_spool(
-            flicker, spool, self.planes, self.mean, self.work.jobs.each
+            flicker, spool, self.store.signal, self.mean, self.work.jobs.each
         ):
             logger.warning(
                 "%s: clean_flicker_noise cannot find the noise; as with the official step the file is not cleaned",
@@ -279,22 +279,17 @@ class _Walk:
             self.run.ramp(window, held.data, held.groupdq)
 
     def _keep(self, window: Window, held: Held) -> None:
-        """Copy the slopes of a window's own pixels to their place."""
+        """Put the slopes of a window's own pixels to their place."""
         y0, y1, x0, x1 = window.core
         rows, columns = window.slices
         length = -(-self.count // (4 * self.work.jobs.workers))
 
-        def copy(start: int) -> None:
-            part = slice(start, start + length)
-            for kept, one in zip(self.planes.arrays(), held.out.arrays(), strict=True):
-                kept[part, rows, columns] = one[part, y0:y1, x0:x1]
+        def keep(start: int) -> None:
+            self.store.keep(window, held.out, start, min(start + length, self.count))
 
-        # side by side: a mapped place finds its pages again at every touch
-        self.work.jobs.each(copy, range(0, self.count, length))
+        self.work.jobs.each(keep, range(0, self.count, length))
         for kept, one in zip(self.mean.arrays(), held.mean.arrays(), strict=True):
             kept[rows, columns] = one[y0:y1, x0:x1]
-        for one in self.planes.arrays():
-            let_go(one)
 
     def _news(
         self, method: Method, known: Known, usable: np.ndarray, clean: np.ndarray, fitted: np.ndarray

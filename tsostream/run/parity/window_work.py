@@ -34,6 +34,8 @@ __all__ = ["Held", "Known", "WindowWork"]
 
 DNU = np.uint8(dq.DO_NOT_USE)
 JUMP = np.uint8(dq.JUMP_DET)
+#: pixels that are fitted in one go
+RUN_PIXELS = 1024
 
 
 @dataclass
@@ -224,13 +226,16 @@ class WindowWork:
             held.groupdq[:, group] |= DNU
         y0, y1, x0, x1 = window.core
 
+        # long runs of pixels: every group of every integration lies in another page of memory
+        length = max(1, min(RUN_PIXELS // window.shape[1], -(-(y1 - y0) // self.jobs.workers)))
+
         def work(y: int) -> None:
-            rows = (y, y + 1, x0, x1)
+            rows = (y, min(y + length, y1), x0, x1)
             fit.run(
                 held.data, held.groupdq, bound.pixeldq, held.out, held.mean, rows, known.groups, held.zero
             )
 
-        self.jobs.each(work, range(y0, y1))
+        self.jobs.each(work, range(y0, y1, length))
         if not self.draft:
             self.finish(held.out)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsostream.integration import dq
-from tsostream.operators import jump_clip, jump_marks
+from tsostream.operators import jump_clip, jump_clip_screen, jump_marks
 from tsostream.operators.jump import Jump
 from tsostream.operators.jump_marks import LANES
 from tsostream.operators.jump_segment import (
@@ -90,11 +90,54 @@ def test_clipping_is_that_of_astropy(seed: int, count: int, k: float) -> None:
     batch[:, 5] = np.sort(np.where(finite, values, np.inf))
     lower, upper = jump_clip._bounds(batch, 5, int(finite.sum()), k)
     np.testing.assert_array_equal(((values < lower) | (values > upper))[finite], official[finite])
-    lanes = np.full((count, LANES), np.nan, np.float32)
-    lanes[:, 3] = values
-    suspect = np.zeros(LANES, np.uint8)
-    jump_clip._suspects(lanes, np.empty((7, LANES)), k, suspect)
-    assert suspect[3] or not official[finite].any(), "bounds never clear a list that has an outlier"
+    hits = screen(values, k)
+    assert hits is None or hits == set(np.flatnonzero(official & finite))
+
+
+def screen(values: np.ndarray, k: float) -> set[int] | None:
+    """Outliers of one list by bounds alone; None when they do not decide."""
+    count = len(values)
+    space = jump_clip_screen.clip_space(count, 2)
+    data, groupdq = np.zeros((count, 2, 1), np.float32), np.zeros((count, 2, 1), np.uint8)
+    data[:, 1, 0] = values
+    jump_clip_screen.fill_lists(data, groupdq, np.ones(1, np.float32), 0, 1, space)
+    space.levels[0], space.levels[1] = np.inf, -np.inf
+    found = jump_clip_screen.screen_list(0, 1, k, space, 0)
+    if space.suspect[0]:
+        return None
+    if np.isfinite(values).any():
+        assert space.levels[0, 0] <= np.nanmedian(values) <= space.levels[1, 0]
+    return set((space.hits[:found] // LANES).tolist())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), count=st.sampled_from([100, 999, 3000]), hits=st.integers(0, 3))
+def test_bounds_decide_without_sorting(seed: int, count: int, hits: int) -> None:
+    """Noise, a few values without one, and hits that take several rounds: what is decided is what astropy decides."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(40, 7, count)
+    values[rng.integers(0, count, hits)] += rng.choice([25.0, 40.0, 90.0, -60.0], hits)
+    values[rng.integers(0, count, 4)] = np.nan
+    values = values.astype(np.float32)
+    masked = np.ma.masked_invalid(values.astype(np.float64)[:, None])
+    clipped = np.ma.getmaskarray(sigma_clip(masked, sigma=4.0, axis=0, masked=True))[:, 0] & np.isfinite(
+        values
+    )
+    found = screen(values, 4.0)
+    assert found is None or found == set(np.flatnonzero(clipped))
+    decided.append(found)
+
+
+#: what the last test found, for the next one
+decided: list[set[int] | None] = []
+
+
+def test_bounds_decide_nearly_always() -> None:
+    decided.clear()
+    test_bounds_decide_without_sorting()
+    sure = [one for one in decided if one is not None]
+    assert len(sure) > 0.7 * len(decided)
+    assert sum(bool(one) for one in sure) > 10
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

@@ -1,7 +1,7 @@
 """jump across integrations: sigma clipping of each difference over all integrations of a segment (spec stage 1, 16.4).
 
-Lists that bounds cannot clear are sorted 64 at a time by a network; the rounds of clipping then only move the two ends
-of the sorted list.
+Lists that bounds cannot decide (`tsostream.operators.jump_clip_screen`) are sorted 64 at a time by a network; the
+rounds of clipping then only move the two ends of the sorted list.
 """
 
 from __future__ import annotations
@@ -9,21 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from tsostream.operators.jit import kernel
-from tsostream.operators.jump_marks import (
-    JUMP,
-    LANES,
-    SEED,
-    bracket_median,
-    fill_differences,
-    list_moments,
-    median_of,
-)
+from tsostream.operators.jump_clip_screen import ROUNDS, fill_lists, screen_list
+from tsostream.operators.jump_marks import JUMP, LANES, SEED, median_of
 from tsostream.operators.sorting import sort_lanes
 
 __all__ = ["clip_integrations"]
-
-#: rounds of clipping (astropy's default)
-ROUNDS = 5
 
 
 @kernel
@@ -58,17 +48,6 @@ def _bounds(batch, lane, count, rejection):
 
 
 @kernel
-def _suspects(values, moments, rejection, suspect):
-    """Find the lists that bounds cannot clear; ``suspect`` (uint8 [lane]) is set to 1 for them."""
-    list_moments(values, False, moments)
-    bracket_median(values, False, moments)
-    for lane in range(LANES):
-        reach = rejection * moments[2, lane] * (1.0 - 1e-9)
-        clear = moments[3, lane] >= moments[6, lane] - reach and moments[4, lane] <= moments[5, lane] + reach
-        suspect[lane] = moments[0, lane] > 0 and not clear
-
-
-@kernel
 def _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found):
     """Sort a batch of lists, and append what lies outside their limits to ``hits``; returns how many there are."""
     n = lanes.shape[1]
@@ -89,21 +68,39 @@ def _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found):
 
 
 @kernel
+def _sort_suspects(j, width, rejection, space, used, found):
+    """Put the lists of a difference that are not decided into the batch, which is worked on when it is full."""
+    for lane in range(width):
+        if not space.suspect[lane]:
+            continue
+        for i in range(space.batch.shape[0]):
+            value = space.lanes[j, i, lane]
+            space.batch[i, used] = np.float32(np.inf) if np.isnan(value) else value
+        space.sources[used] = j * LANES + lane
+        used += 1
+        if used == LANES:
+            found = _flag_batch(
+                space.lanes, space.batch, space.sources, used, space.pairs, rejection, space.hits, found
+            )
+            used = 0
+    return used, found
+
+
+@kernel
 def clip_integrations(
-    data, groupdq, gain, noise2, rejection, spread, reset, pairs, lanes, batch, sources, suspect, moments, hits,
-    work, marked, medians, every, y0, y1, x0, x1,
-):  # fmt: skip
+    data, groupdq, gain, noise2, rejection, spread, reset, space, marked, medians, every, nx, first, last
+):
     """Flag differences that stand out among those of all other integrations (16.4).
 
     Parameters
     ----------
-    data : float32 [integration, group, y, x]
+    data : float32 [integration, group, pixel]
         Linearised signal [DN].
-    groupdq : uint8 [integration, group, y, x]
+    groupdq : uint8 [integration, group, pixel]
         JUMP_DET is set in the group after the hit, and the seed bit where it spreads.
-    gain : float32 [y, x]
+    gain : float32 [pixel]
         e-/DN.
-    noise2 : float32 [y, x]
+    noise2 : float32 [pixel]
         Read-noise variance of a difference [e-^2].
     rejection : float
         rejection_threshold [sigma].
@@ -111,65 +108,68 @@ def clip_integrations(
         A hit with min < sigma < max spreads to its neighbours.
     reset : uint8 [integration, group]
         1 for planes that would be flagged as a whole: they are not (16.4, last paragraph).
-    pairs : int32 [comparator, 2]
-        Comparators for the number of integrations.
-    lanes : float32 [difference, integration, lane]
-        Scratch.
-    batch : float32 [integration, lane]
-        Scratch.
-    sources : int32 [lane]
-        Scratch.
-    suspect : uint8 [lane]
-        Scratch.
-    moments : float64 [7, lane]
-        Scratch.
-    hits : int32 [difference * integration * lane]
-        Scratch.
-    work : float32 [difference * integration]
+    space
         Scratch.
     marked : uint8 [integration, y]
-        1 where a row has a seed; written.
-    medians : float64 [y, x]
-        Median of all differences of a pixel [e-]; written where there is a hit, or everywhere.
+        Set to 1 where a row has a seed.
+    medians : float64 [pixel]
+        Median of all differences of a pixel [e-]; written where it had to be known, or everywhere.
     every : bool
         Write all medians.
-    y0, y1, x0, x1 : int
-        Rows and columns.
+    nx, first, last : int
+        Pixels of a row; which pixels, ``first <= pixel < last``.
     """
     n, ngroups = data.shape[:2]
-    for y in range(y0, y1):
-        for i in range(n):
-            marked[i, y] = 0
-        for start in range(x0, x1, LANES):
-            width = min(LANES, x1 - start)
-            found = used = 0
-            for j in range(ngroups - 1):
-                fill_differences(data, groupdq, gain, j, y, start, width, lanes[j])
-                _suspects(lanes[j], moments, rejection, suspect)
-                for lane in range(width):
-                    if suspect[lane]:
-                        for i in range(n):
-                            value = lanes[j, i, lane]
-                            batch[i, used] = np.float32(np.inf) if np.isnan(value) else value
-                        sources[used] = j * LANES + lane
-                        used += 1
-                        if used == LANES:
-                            found = _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found)
-                            used = 0
-            if used > 0:
-                # what a batch before left in the other columns is sorted along and not looked at
-                for i in range(n):
-                    for lane in range(used, LANES):
-                        batch[i, lane] = 0.0
-                found = _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found)
-            for lane in range(LANES):
-                suspect[lane] = 1 if every else 0
-            for k in range(found):
-                suspect[hits[k] % LANES] = 1
-            for lane in range(width):
-                if suspect[lane]:
-                    medians[y, start + lane] = _joint_median(lanes, lane, work)
-            _set_flags(groupdq, noise2, spread, reset, lanes, hits, found, marked, medians, y, start)
+    for start in range(first, last, LANES):
+        width = min(LANES, last - start)
+        found = used = 0
+        fill_lists(data, groupdq, gain, start, width, space)
+        space.levels[0, :] = np.inf
+        space.levels[1, :] = -np.inf
+        for j in range(ngroups - 1):
+            found = screen_list(j, width, rejection, space, found)
+            used, found = _sort_suspects(j, width, rejection, space, used, found)
+        if used > 0:
+            # what a batch before left in the other columns is sorted along and not looked at
+            for i in range(n):
+                for lane in range(used, LANES):
+                    space.batch[i, lane] = 0.0
+            found = _flag_batch(
+                space.lanes, space.batch, space.sources, used, space.pairs, rejection, space.hits, found
+            )
+        _find_medians(space, noise2, spread, medians, every, start, width, found)
+        _set_flags(groupdq, noise2, spread, reset, space, found, marked, medians, nx, start)
+
+
+@kernel
+def _depends(value, levels, lane, noise2, spread):
+    """Whether it depends on where exactly the median lies between its bounds if a hit spreads to its neighbours."""
+    low, high = levels[0, lane], levels[1, lane]
+    least = 0.0 if low < 0.0 and high > 0.0 else min(abs(low), abs(high))
+    near = 0.0 if value > low and value < high else min(abs(value - low), abs(value - high))
+    smallest = near / np.sqrt(max(abs(low), abs(high)) + noise2) * (1.0 - 1e-9)
+    largest = max(abs(value - low), abs(value - high)) / np.sqrt(least + noise2) * (1.0 + 1e-9)
+    if not least + noise2 > 0.0:
+        return True
+    inside = smallest > spread[0] and largest < spread[1]
+    outside = largest < spread[0] or smallest > spread[1]
+    return not (inside or outside)
+
+
+@kernel
+def _find_medians(space, noise2, spread, medians, every, start, width, found):
+    """Find the medians of pixels that need one exactly; ``suspect`` tells which."""
+    n = space.lanes.shape[1]
+    for lane in range(LANES):
+        space.suspect[lane] = 1 if every else 0
+    for k in range(found):
+        lane, rest = space.hits[k] % LANES, space.hits[k] // LANES
+        value = np.float64(space.lanes[rest // n, rest % n, lane])
+        if _depends(value, space.levels, lane, np.float64(noise2[start + lane]), spread):
+            space.suspect[lane] = 1
+    for lane in range(width):
+        if space.suspect[lane]:
+            medians[start + lane] = _joint_median(space.lanes, lane, space.work)
 
 
 @kernel
@@ -185,18 +185,18 @@ def _joint_median(lanes, lane, work):
 
 
 @kernel
-def _set_flags(groupdq, noise2, spread, reset, lanes, hits, found, marked, medians, y, start):
+def _set_flags(groupdq, noise2, spread, reset, space, found, marked, medians, nx, start):
     """Flag the hits of a block of pixels, and mark those that spread."""
-    n = lanes.shape[1]
+    n = space.lanes.shape[1]
     for k in range(found):
-        lane, rest = hits[k] % LANES, hits[k] // LANES
-        i, j, x = rest % n, rest // n, start + lane
-        if reset[i, j + 1] and groupdq[i, j + 1, y, x] == 0:
+        lane, rest = space.hits[k] % LANES, space.hits[k] // LANES
+        i, j, p = rest % n, rest // n, start + lane
+        if reset[i, j + 1] and groupdq[i, j + 1, p] == 0:
             continue
-        level = medians[y, x]
-        sigma = np.sqrt(abs(level) + np.float64(noise2[y, x]))
-        size = abs(np.float64(lanes[j, i, lane]) - level) / sigma
-        groupdq[i, j + 1, y, x] |= JUMP
+        level = medians[p] if space.suspect[lane] else space.levels[0, lane]
+        sigma = np.sqrt(abs(level) + np.float64(noise2[p]))
+        size = abs(np.float64(space.lanes[j, i, lane]) - level) / sigma
+        groupdq[i, j + 1, p] |= JUMP
         if sigma > 0.0 and size > spread[0] and size < spread[1]:
-            groupdq[i, j + 1, y, x] |= SEED
-            marked[i, y] = 1
+            groupdq[i, j + 1, p] |= SEED
+            marked[i, p // nx] = 1

@@ -42,32 +42,33 @@ def electrons(data, groupdq, i, j, y, x, gain):
 
 
 @kernel
-def fill_differences(data, groupdq, gain, j, y, start, width, values):
+def fill_differences(data, groupdq, gain, j, start, width, values):
     """Write one difference of all integrations.
 
     Parameters
     ----------
-    data : float32 [integration, group, y, x]
+    data : float32 [integration, group, pixel]
         Linearised signal [DN].
-    groupdq : uint8 [integration, group, y, x]
+    groupdq : uint8 [integration, group, pixel]
         Flags.
-    gain : float32 [y, x]
+    gain : float32 [pixel]
         e-/DN.
-    j, y, start, width : int
-        Which difference, row, first column and number of columns.
+    j, start, width : int
+        Which difference, first pixel and number of pixels.
     values : float32 [integration, lane]
         Written [e-]; NaN where there is none.
     """
-    nothing = np.float32(np.nan)
+    nothing, stop = np.float32(np.nan), start + width
+    scale = gain[start:stop]
     for i in range(data.shape[0]):
+        before, after, row = data[i, j, start:stop], data[i, j + 1, start:stop], values[i]
+        early, late = groupdq[i, j, start:stop], groupdq[i, j + 1, start:stop]
         for lane in range(width):
-            x = start + lane
-            rise = np.float32(data[i, j + 1, y, x] * gain[y, x]) - np.float32(data[i, j, y, x] * gain[y, x])
-            bad = (groupdq[i, j, y, x] | groupdq[i, j + 1, y, x]) & UNUSABLE
+            rise = np.float32(after[lane] * scale[lane]) - np.float32(before[lane] * scale[lane])
+            bad = (early[lane] | late[lane]) & UNUSABLE
             finite = rise - rise == np.float32(0.0)
-            values[i, lane] = rise if (bad == 0) & finite else nothing
-        for lane in range(width, LANES):
-            values[i, lane] = nothing
+            row[lane] = rise if (bad == 0) & finite else nothing
+        row[width:] = nothing
 
 
 @kernel

@@ -19,8 +19,10 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump import Jump
 from tsostream.operators.jump_clip import clip_integrations
+from tsostream.operators.jump_clip_screen import ClipSpace, clip_space
 from tsostream.operators.jump_marks import JUMP, LANES, SEED, UNUSABLE, electrons
 from tsostream.operators.jump_within import flag_within
+from tsostream.operators.rate_planes import pixels_in_line
 from tsostream.operators.sorting import comparators
 
 __all__ = [
@@ -102,7 +104,7 @@ def flag_after_segment(data, groupdq, gain, medians, thresholds, groups_after, s
     Parameters
     ----------
     data, groupdq, gain, medians
-        As `clip_integrations`, with all medians.
+        As `clip_integrations`, of pixels [y, x], with all medians.
     thresholds : float64 [2]
         Jump sizes above the median [e-].
     groups_after : int64 [2]
@@ -171,19 +173,9 @@ class JumpWorkspace:
     ngroups: int
 
     @cached_property
-    def clip(self) -> tuple[np.ndarray, ...]:
-        """Scratch of `clip_integrations`: pairs, lanes, batch, sources, suspect, moments, hits, work."""
-        n, ndiff = self.count, self.ngroups - 1
-        return (
-            comparators(n),
-            np.empty((ndiff, n, LANES), np.float32),
-            np.empty((n, LANES), np.float32),
-            np.empty(LANES, np.int32),
-            np.empty(LANES, np.uint8),
-            np.empty((7, LANES)),
-            np.empty(ndiff * n * LANES, np.int32),
-            np.empty(ndiff * n, np.float32),
-        )
+    def clip(self) -> ClipSpace:
+        """Scratch of `clip_integrations`."""
+        return clip_space(self.count, self.ngroups)
 
     @cached_property
     def within(self) -> tuple[np.ndarray, ...]:
@@ -246,17 +238,27 @@ class SegmentJump:
         space: JumpWorkspace,
         window: tuple[int, int, int, int],
     ) -> None:
-        """Flag the hits in a window ``(y0, y1, x0, x1)``, and mark those that spread."""
+        """Flag the hits in a window ``(y0, y1, x0, x1)``, and mark those that spread.
+
+        Of several rows the pixels between ``x1`` and the next row's ``x0`` are searched along.
+        """
         jump = self.jump
         spread = np.full(2, np.inf)
         if jump.flag_4_neighbors:
             spread[:] = jump.min_jump_to_flag_neighbors, jump.max_jump_to_flag_neighbors
         every = bool(self.after.any())
-        arrays: tuple[Any, ...] = (data, groupdq, self.gain, self.noise2)
+        y0, y1, x0, x1 = window
+        nx = data.shape[3]
+        span = (nx, y0 * nx + x0, (y1 - 1) * nx + x1)
+        marked[:, y0:y1] = 0
+        arrays: tuple[Any, ...] = tuple(
+            pixels_in_line(one) for one in (data, groupdq, self.gain, self.noise2)
+        )
+        level = pixels_in_line(medians)
         if self.method == "clip":
             clip_integrations(
-                *arrays, float(jump.rejection_threshold), spread, reset, *space.clip,
-                marked, medians, every, *window,
+                *arrays, float(jump.rejection_threshold), spread, reset, space.clip,
+                marked, level, every, *span,
             )  # fmt: skip
         elif self.method in ("single", "iterative"):
             thresholds = (
@@ -266,10 +268,8 @@ class SegmentJump:
             )
             flag_within(
                 *arrays, np.array(thresholds, float), self.method == "single", spread, *space.within,
-                marked, medians, every, *window,
+                marked, level, every, *span,
             )  # fmt: skip
-        else:
-            marked[:, window[0] : window[1]] = 0
 
     def flag_after(
         self, data: np.ndarray, groupdq: np.ndarray, medians: np.ndarray, window: tuple[int, int, int, int]

@@ -100,14 +100,14 @@ def _single_pass(batch, lane, count, level, noise2, limit):
 
 
 @kernel
-def _suspects(values, noise2, single, limit, y, start, width, moments, suspect):
+def _suspects(values, noise2, single, limit, start, width, moments, suspect):
     """Find the pixels that bounds cannot clear; ``suspect`` (uint8 [lane]) is set to 1 for them."""
     list_moments(values, not single, moments)
     bracket_median(values, not single, moments)
     for lane in range(width):
         low, high = moments[5, lane], moments[6, lane]
         least = max(low, -high, 0.0)
-        sigma = np.sqrt(least + np.float64(noise2[y, start + lane]))
+        sigma = np.sqrt(least + np.float64(noise2[start + lane]))
         reach = max(moments[4, lane] - low, high - moments[3, lane])
         suspect[lane] = moments[0, lane] > 0 and not (
             moments[0, lane] >= 5 and reach * (1.0 + 1e-6) <= limit * sigma
@@ -122,7 +122,7 @@ def _lane_median(batch, lane, count):
 
 
 @kernel
-def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolute, marked, y, x):
+def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolute, marked, nx, p):
     """Flag the differences of a pixel that lie outside ``least … most``, and mark those that spread."""
     n = groupdq.shape[0]
     sigma = np.sqrt(abs(level) + noise2)
@@ -132,23 +132,23 @@ def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolut
         if not (size < least or size > most):
             continue
         i, j = k % n, k // n
-        groupdq[i, j + 1, y, x] |= JUMP
+        groupdq[i, j + 1, p] |= JUMP
         away = abs(np.float64(value) - level) / sigma
         if sigma > 0.0 and away > spread[0] and away < spread[1]:
-            groupdq[i, j + 1, y, x] |= SEED
-            marked[i, y] = 1
+            groupdq[i, j + 1, p] |= SEED
+            marked[i, p // nx] = 1
 
 
 @kernel
 def flag_within(
     data, groupdq, gain, noise2, limits, single, spread, pairs, lanes, batch, sizes, moments, suspect,
-    marked, medians, every, y0, y1, x0, x1,
+    marked, medians, every, nx, first, last,
 ):  # fmt: skip
     """Flag differences that stand out among all differences of the pixel (16.5, 16.6).
 
     Parameters
     ----------
-    data, groupdq, gain, noise2, spread, marked, medians, every, y0, y1, x0, x1
+    data, groupdq, gain, noise2, spread, marked, medians, every, nx, first, last
         As `tsostream.operators.jump_clip.clip_integrations`.
     limits : float64 [3]
         Thresholds for four or more, three and two finite differences [sigma].
@@ -166,45 +166,40 @@ def flag_within(
         Scratch.
     """
     n, ndiff = data.shape[0], data.shape[1] - 1
-    for y in range(y0, y1):
-        for i in range(n):
-            marked[i, y] = 0
-        for start in range(x0, x1, LANES):
-            width = min(LANES, x1 - start)
-            for j in range(ndiff):
-                fill_differences(data, groupdq, gain, j, y, start, width, lanes[j * n : (j + 1) * n])
-            _suspects(lanes, noise2, single, limits[0], y, start, width, moments, suspect)
-            some = every
-            for lane in range(width):
-                some |= suspect[lane] != 0
-            if not some:
+    for start in range(first, last, LANES):
+        width = min(LANES, last - start)
+        for j in range(ndiff):
+            fill_differences(data, groupdq, gain, j, start, width, lanes[j * n : (j + 1) * n])
+        _suspects(lanes, noise2, single, limits[0], start, width, moments, suspect)
+        some = every
+        for lane in range(width):
+            some |= suspect[lane] != 0
+        if not some:
+            continue
+        for k in range(n * ndiff):
+            for lane in range(LANES):
+                value = lanes[k, lane]
+                batch[k, lane] = value if value == value else np.float32(np.inf)
+        sort_lanes(batch, pairs)
+        for lane in range(width):
+            p, count = start + lane, int(moments[0, lane])
+            medians[p] = np.nan
+            if count == 0 or not (suspect[lane] or every):
                 continue
-            for k in range(n * ndiff):
-                for lane in range(LANES):
-                    value = lanes[k, lane]
-                    batch[k, lane] = value if value == value else np.float32(np.inf)
-            sort_lanes(batch, pairs)
-            for lane in range(width):
-                x, count = start + lane, int(moments[0, lane])
-                medians[y, x] = np.nan
-                if count == 0 or not (suspect[lane] or every):
-                    continue
-                read = np.float64(noise2[y, x])
-                level = _lane_median(batch, lane, count)
-                medians[y, x] = level
-                if not suspect[lane]:
-                    continue
-                least = most = np.float32(np.inf)  # all of them lie outside
-                if single:
-                    low, high = _single_pass(batch, lane, count, level, read, limits[0])
-                    if high > low:
-                        least, most = batch[low, lane], batch[high - 1, lane]
-                else:
-                    _sorted_sizes(batch, lane, count, sizes)
-                    low, high = _search(sizes, count, read, limits)
-                    if high > low:
-                        least, most = sizes[low], sizes[high - 1]
-                if high - low < count:
-                    _flag_lane(
-                        groupdq, lanes, lane, level, read, spread, least, most, not single, marked, y, x
-                    )
+            read = np.float64(noise2[p])
+            level = _lane_median(batch, lane, count)
+            medians[p] = level
+            if not suspect[lane]:
+                continue
+            least = most = np.float32(np.inf)  # all of them lie outside
+            if single:
+                low, high = _single_pass(batch, lane, count, level, read, limits[0])
+                if high > low:
+                    least, most = batch[low, lane], batch[high - 1, lane]
+            else:
+                _sorted_sizes(batch, lane, count, sizes)
+                low, high = _search(sizes, count, read, limits)
+                if high > low:
+                    least, most = sizes[low], sizes[high - 1]
+            if high - low < count:
+                _flag_lane(groupdq, lanes, lane, level, read, spread, least, most, not single, marked, nx, p)

@@ -15,7 +15,7 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.ramp_fit_charge_loss import charge_loss_weights, replace_read_variance
 from tsostream.operators.ramp_fit_tables import fit_tables
 from tsostream.operators.ramp_fit_walks import Pixels, Planes, Ramps, Setting, fit_segment
-from tsostream.operators.rate_planes import RatePlanes
+from tsostream.operators.rate_planes import RatePlanes, pixels_in_line
 
 __all__ = ["SegmentFit"]
 
@@ -78,9 +78,11 @@ class SegmentFit:
         """
         ngroups, (y0, y1, x0, x1) = data.shape[1], window
         setting, noise = self._setting(ngroups, groups or (0, ngroups)), self._noise()
-        ramps = Ramps(_in_line(data), _in_line(groupdq), NO_ZERO if zero is None else _in_line(zero))
-        pixels = Pixels(*(_in_line(one) for one in (pixeldq, self.gain, noise, self.dark)))
-        results, mean = (Planes(*(_in_line(one) for one in planes.arrays())) for planes in (out, rate))
+        ramps = Ramps(
+            pixels_in_line(data), pixels_in_line(groupdq), NO_ZERO if zero is None else pixels_in_line(zero)
+        )
+        pixels = Pixels(*(pixels_in_line(one) for one in (pixeldq, self.gain, noise, self.dark)))
+        results, mean = (Planes(*(pixels_in_line(one) for one in planes.arrays())) for planes in (out, rate))
         nx = data.shape[3]
         span = (y0 * nx + x0, (y1 - 1) * nx + x1)
         if not self.charge_loss:
@@ -106,10 +108,3 @@ class SegmentFit:
         # a ramp of one group is never suppressed, whatever was discarded later
         suppress = self.suppress_one_group and ngroups > 1
         return Setting(*fit_tables(groups[1] - groups[0]), times, suppress, *groups)
-
-
-def _in_line(array: np.ndarray) -> np.ndarray:
-    """Bring pixels onto one axis, the last."""
-    if not array.flags.c_contiguous:
-        raise ValueError("the rows of a window must lie one behind the other")
-    return array.reshape(*array.shape[:-2], -1)

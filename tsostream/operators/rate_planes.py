@@ -8,7 +8,7 @@ import numpy as np
 
 from tsostream.integration.payload import Rate, Times
 
-__all__ = ["RatePlanes"]
+__all__ = ["RatePlanes", "pixels_in_line"]
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,16 @@ class RatePlanes:
             one if part is None else np.array(one[part]) for one in self.arrays()
         )
         return Rate(first, data, err, poisson, rnoise, bits, times)
+
+
+def pixels_in_line(array: np.ndarray) -> np.ndarray:
+    """Bring pixels [..., y, x] onto one axis [..., pixel], without a copy.
+
+    Raises
+    ------
+    ValueError
+        Rows do not lie one behind the other.
+    """
+    if not array.flags.c_contiguous:
+        raise ValueError("the rows of a window must lie one behind the other")
+    return array.reshape(*array.shape[:-2], -1)

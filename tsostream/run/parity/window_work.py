@@ -34,7 +34,7 @@ __all__ = ["Held", "Known", "WindowWork"]
 
 DNU = np.uint8(dq.DO_NOT_USE)
 JUMP = np.uint8(dq.JUMP_DET)
-#: pixels that are fitted in one go
+#: pixels that are searched, or fitted, in one go
 RUN_PIXELS = 1024
 
 
@@ -187,15 +187,17 @@ class WindowWork:
         search = SegmentJump(jump, self.steps.info, gain, read, typical, method)
         top, bottom, left, right = window.grown(1)
 
+        length = self._rows(window, bottom - top)
+
         def find(y: int) -> None:
             space = self._borrow()
-            rows = (y, y + 1, left, right)
+            rows = (y, min(y + length, bottom), left, right)
             search.find(held.data, held.groupdq, held.marked, held.medians, known.reset, space, rows)
             with self._lock:
                 self._idle.append(space)
 
         held.marked[...] = 0
-        self.jobs.each(find, range(top, bottom))
+        self.jobs.each(find, range(top, bottom, length))
         if method == "clip":
             living_planes(held.groupdq, DNU | JUMP, clean, *window.core)
         y0, y1, x0, x1 = window.core
@@ -203,6 +205,10 @@ class WindowWork:
             spread_seeds(held.groupdq, held.marked, y0, y1, x0, x1)
             clear_seeds(held.groupdq, held.marked, 0, window.shape[0])
         search.flag_after(held.data, held.groupdq, held.medians, window.core)
+
+    def _rows(self, window: Window, rows: int) -> int:
+        """Rows of a job: long runs of pixels, for every group of every integration lies in another page of memory."""
+        return max(1, min(RUN_PIXELS // window.shape[1], -(-rows // self.jobs.workers)))
 
     def _borrow(self) -> JumpWorkspace:
         with self._lock:
@@ -226,8 +232,7 @@ class WindowWork:
             held.groupdq[:, group] |= DNU
         y0, y1, x0, x1 = window.core
 
-        # long runs of pixels: every group of every integration lies in another page of memory
-        length = max(1, min(RUN_PIXELS // window.shape[1], -(-(y1 - y0) // self.jobs.workers)))
+        length = self._rows(window, y1 - y0)
 
         def work(y: int) -> None:
             rows = (y, min(y + length, y1), x0, x1)

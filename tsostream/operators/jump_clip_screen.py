@@ -22,6 +22,8 @@ __all__ = ["ROUNDS", "ClipSpace", "clip_space", "fill_lists", "screen_list"]
 ROUNDS = 5
 #: values that are further from the mean than this part of the threshold are kept aside
 FAR = 0.8
+#: how often a bracket that does not hold the median is moved
+TRIALS = 4
 #: what rounding may do to a limit, relative
 ROUNDING = 1e-9
 
@@ -86,13 +88,13 @@ class ClipSpace(NamedTuple):
 def clip_space(count: int, ngroups: int) -> ClipSpace:
     """Make the scratch for so many integrations and groups."""
     ndiff = ngroups - 1
-    singles = [np.empty((ndiff, LANES), np.float32) for _ in range(3)]
+    shift, least, most = (np.empty((ndiff, LANES), np.float32) for _ in range(3))
     return ClipSpace(
         comparators(count), np.empty((ndiff, count, LANES), np.float32), np.empty((count, LANES), np.float32),
         np.empty(LANES, np.int32), np.empty(LANES, np.uint8), np.empty(ndiff * count * LANES, np.int32),
         np.empty(ndiff * count, np.float32), np.empty(count * LANES, np.int32), np.empty(count, np.int32),
-        np.empty(count, np.uint8), np.empty((ndiff, 3, LANES)), *singles, np.empty(LANES), np.empty(LANES),
-        np.empty((4, LANES), np.float32), np.empty((2, LANES), np.int32), np.empty((2, LANES)),
+        np.empty(count, np.uint8), np.empty((ndiff, 3, LANES)), shift, least, most, np.empty(LANES),
+        np.empty(LANES), np.empty((4, LANES), np.float32), np.empty((2, LANES), np.int32), np.empty((2, LANES)),
     )  # fmt: skip
 
 
@@ -198,18 +200,46 @@ def _find_bounds(space, j, rejection):
 
 
 @kernel
-def _count_values(values, bounds, counts, far):
-    """Count what proves the bracket, and keep the places of values that are far; returns how many."""
-    below, above = counts[0], counts[1]
-    low, high, least, most = bounds[0], bounds[1], bounds[2], bounds[3]
+def _count_values(values, bounds, counts):
+    """Count the values up to the upper end of the bracket, and from the lower one on."""
+    below, above, low, high = counts[0], counts[1], bounds[0], bounds[1]
     below[:] = 0
     above[:] = 0
-    found = 0
     for i in range(values.shape[0]):
-        row, some = values[i], np.int32(0)
+        row = values[i]
         for lane in range(LANES):
             below[lane] += np.int32(row[lane] <= high[lane])
             above[lane] += np.int32(row[lane] >= low[lane])
+
+
+@kernel
+def _prove_brackets(values, counted, bounds, counts):
+    """Count, and move brackets that do not hold the median, a few times."""
+    for _ in range(TRIALS):
+        _count_values(values, bounds, counts)
+        moved = False
+        for lane in range(LANES):
+            half = counted[lane] // 2 + 1
+            low, high = bounds[0, lane], bounds[1, lane]
+            if counts[0, lane] < half and high > low:
+                bounds[0, lane] = high
+                bounds[1, lane] = high + np.float32(2.0) * (high - low)
+                moved = True
+            elif counts[1, lane] < half and high > low:
+                bounds[0, lane] = low - np.float32(2.0) * (high - low)
+                bounds[1, lane] = low
+                moved = True
+        if not moved:
+            return
+    _count_values(values, bounds, counts)
+
+
+@kernel
+def _find_far(values, bounds, far):
+    """Keep the places of values that are far from the mean; returns how many."""
+    least, most, found = bounds[2], bounds[3], 0
+    for i in range(values.shape[0]):
+        row, some = values[i], np.int32(0)
         for lane in range(LANES):
             some |= np.int32(row[lane] < least[lane]) | np.int32(row[lane] > most[lane])
         if some:
@@ -312,7 +342,8 @@ def screen_list(j, width, rejection, space, found):
     """
     values = space.lanes[j]
     _find_bounds(space, j, rejection)
-    far = _count_values(values, space.bounds, space.counts, space.far)
+    _prove_brackets(values, space.sums[j, 0], space.bounds, space.counts)
+    far = _find_far(values, space.bounds, space.far)
     for lane in range(width):
         count = space.sums[j, 0, lane]
         space.suspect[lane] = 0

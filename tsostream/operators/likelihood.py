@@ -21,6 +21,7 @@ from tsostream.operators.jit import kernel
 from tsostream.operators.likelihood_solve import LANES, has_no_root, search_drops, slope_noise, solve_lanes
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.sorting import comparators, sort_lanes
+from tsostream.operators.window_fit import WindowFit
 
 __all__ = ["LIKELY_GROUPS", "LikelyTables", "SegmentLikely", "fit_likely", "likely_tables", "mean_rate"]
 
@@ -289,23 +290,8 @@ def mean_rate(
 
 
 @dataclass(frozen=True)
-class SegmentLikely:
-    """The likelihood fit, joined to a window of an exposure, for all integrations of a segment.
-
-    Parameters
-    ----------
-    info
-        The exposure.
-    gain, read : float32 [y, x]
-        References of the window.
-    dark : float32 [y, x]
-        Average dark current of the window.
-    """
-
-    info: ExposureInfo
-    gain: np.ndarray
-    read: np.ndarray
-    dark: np.ndarray
+class SegmentLikely(WindowFit):
+    """The likelihood fit of a window of an exposure, for all integrations of a segment; discards no groups."""
 
     def run(
         self,
@@ -318,21 +304,7 @@ class SegmentLikely:
         groups: tuple[int, int] | None = None,
         zero: np.ndarray | None = None,
     ) -> None:
-        """Fit rows ``y0 <= y < y1`` and columns ``x0 <= x < x1`` of all integrations.
-
-        Parameters
-        ----------
-        data, groupdq, pixeldq
-            As `fit_likely`.
-        out, rate
-            Written.
-        window
-            ``(y0, y1, x0, x1)``.
-        groups
-            Without effect: this fit discards no groups.
-        zero
-            Zero frames, if there are some: a resultant of their own.
-        """
+        """Fit a window as `WindowFit.run`; zero frames are a resultant of their own."""
         tables = likely_tables(self.info, zeroframe=zero is not None)
         first = np.empty((0, 0, 0), np.float32) if zero is None else zero
         fit_likely(

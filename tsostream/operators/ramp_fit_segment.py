@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.ramp_fit_charge_loss import charge_loss_weights, replace_read_variance
 from tsostream.operators.ramp_fit_tables import fit_tables
 from tsostream.operators.ramp_fit_walks import Pixels, Planes, Ramps, Setting, fit_segment
 from tsostream.operators.rate_planes import RatePlanes, pixels_in_line
+from tsostream.operators.window_fit import WindowFit
 
 __all__ = ["SegmentFit"]
 
@@ -24,27 +24,19 @@ NO_ZERO = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
-class SegmentFit:
+class SegmentFit(WindowFit):
     """The OLS_C fit, joined to a window of an exposure.
 
     Parameters
     ----------
-    info
-        The exposure.
-    gain, read : float32 [y, x]
-        References of the window.
-    dark : float32 [y, x]
-        Average dark current of the window.
+    info, gain, read, dark
+        As `WindowFit`.
     suppress_one_group
         As the step's parameter; ramps of one group are never suppressed.
     charge_loss
         Whether charge migration may have taken groups (21.8).
     """
 
-    info: ExposureInfo
-    gain: np.ndarray
-    read: np.ndarray
-    dark: np.ndarray
     suppress_one_group: bool = True
     charge_loss: bool = False
 
@@ -59,23 +51,7 @@ class SegmentFit:
         groups: tuple[int, int] | None = None,
         zero: np.ndarray | None = None,
     ) -> None:
-        """Fit rows ``y0 <= y < y1`` and columns ``x0 <= x < x1`` of all integrations.
-
-        Of several rows the pixels between ``x1`` and the next row's ``x0`` are fitted along.
-
-        Parameters
-        ----------
-        data, groupdq, pixeldq
-            As `Ramps` and `Pixels`, with pixels on two axes.
-        out, rate
-            Written.
-        window
-            ``(y0, y1, x0, x1)``.
-        groups
-            First group in use and the one after the last; default all.
-        zero
-            Zero frames, if there are some.
-        """
+        """Fit a window as `WindowFit.run`; of several rows the pixels between ``x1`` and the next ``x0`` are fitted along."""
         ngroups, (y0, y1, x0, x1) = data.shape[1], window
         setting, noise = self._setting(ngroups, groups or (0, ngroups)), self._noise()
         ramps = Ramps(

@@ -15,6 +15,16 @@ _NAN = np.float32(np.nan)
 
 
 @kernel
+def _find_lost(data, err, var_poisson, var_rnoise, bits, lost):
+    """Write 1 for pixels that are NaN in an array, or flagged DO_NOT_USE; all [x], ``lost`` uint8."""
+    for x in range(lost.size):
+        bad = (data[x] != data[x]) | (err[x] != err[x])
+        lost[x] = np.uint8(bad | (var_poisson[x] != var_poisson[x]) | (var_rnoise[x] != var_rnoise[x]))
+    for x in range(lost.size):
+        lost[x] |= np.uint8(bits[x] & _LOST)
+
+
+@kernel
 def synchronise(data, err, var_poisson, var_rnoise, var_flat, bits):
     """Make a pixel that is NaN in any array, or flagged DO_NOT_USE, both in all of them.
 
@@ -27,26 +37,30 @@ def synchronise(data, err, var_poisson, var_rnoise, var_flat, bits):
     bits : uint32 [integration, y, x]
         Changed in place.
     """
+    nx = data.shape[2]
+    lost, places = np.empty(nx, np.uint8), np.empty(nx, np.int32)
     has_flat = var_flat.shape[0] > 0
     for i in range(data.shape[0]):
         for y in range(data.shape[1]):
-            for x in range(data.shape[2]):
-                # a NaN makes the sum NaN; infinities of both signs must not
-                lost = (bits[i, y, x] & _LOST) != 0
-                lost |= data[i, y, x] != data[i, y, x]
-                lost |= err[i, y, x] != err[i, y, x]
-                lost |= var_poisson[i, y, x] != var_poisson[i, y, x]
-                lost |= var_rnoise[i, y, x] != var_rnoise[i, y, x]
+            _find_lost(data[i, y], err[i, y], var_poisson[i, y], var_rnoise[i, y], bits[i, y], lost)
+            if has_flat:
+                row = var_flat[i, y]
+                for x in range(nx):
+                    lost[x] |= np.uint8(row[x] != row[x])
+            # through a list: stores under a condition in the loop over pixels take many cycles each
+            count = 0
+            for x in range(nx):
+                places[count] = x
+                count += lost[x]
+            for k in range(count):
+                x = places[k]
+                bits[i, y, x] |= _LOST
+                data[i, y, x] = _NAN
+                err[i, y, x] = _NAN
+                var_poisson[i, y, x] = _NAN
+                var_rnoise[i, y, x] = _NAN
                 if has_flat:
-                    lost |= var_flat[i, y, x] != var_flat[i, y, x]
-                if lost:
-                    bits[i, y, x] |= _LOST
-                    data[i, y, x] = _NAN
-                    err[i, y, x] = _NAN
-                    var_poisson[i, y, x] = _NAN
-                    var_rnoise[i, y, x] = _NAN
-                    if has_flat:
-                        var_flat[i, y, x] = _NAN
+                    var_flat[i, y, x] = _NAN
 
 
 @kernel

@@ -25,6 +25,7 @@ from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.ramp_fit_segment import SegmentFit
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
+from tsostream.operators.window_fit import WindowFit
 from tsostream.run.parity.frames import SAMPLE
 from tsostream.run.parity.reading import Jobs, SegmentReader
 from tsostream.run.parity.steps import ESTIMATED, ParitySteps, WindowSteps
@@ -223,7 +224,7 @@ class WindowWork:
         info, step = self.steps.info, RampFit() if self.draft else self.steps.fit
         dark = np.ascontiguousarray(self.steps.dark[place])
         likely = step.algorithm == "LIKELY" and info.ngroups >= LIKELY_GROUPS
-        fit: SegmentFit | SegmentLikely = (
+        fit: WindowFit = (
             SegmentLikely(info, gain, read, dark)
             if likely
             else SegmentFit(info, gain, read, dark, step.suppress_one_group, self.steps.loses_charge)

@@ -185,6 +185,7 @@ def naive_brightness(
 
 #: kernel -> its twin
 CALIBRATION_TWINS: dict[str, Callable[..., Any]] = {
+    "rate_sync._find_lost": naive_synchronise,
     "rate_sync.synchronise": naive_synchronise,
     "rate_sync.multiply_rate": naive_multiply_rate,
     "flat_field.divide_by_flat": naive_divide_by_flat,

@@ -51,7 +51,7 @@ class SegmentFit(WindowFit):
         groups: tuple[int, int] | None = None,
         zero: np.ndarray | None = None,
     ) -> None:
-        """Fit a window as `WindowFit.run`; of several rows the pixels between ``x1`` and the next ``x0`` are fitted along."""
+        """Fit a window as `WindowFit.run`; of several rows the pixels between ``x1`` and ``x0`` are fitted along."""
         ngroups, (y0, y1, x0, x1) = data.shape[1], window
         setting, noise = self._setting(ngroups, groups or (0, ngroups)), self._noise()
         ramps = Ramps(

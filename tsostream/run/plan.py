@@ -146,8 +146,8 @@ def make_plan(
         When even the smallest plan needs more than ``max_memory``.
     """
     block_bytes = _first_size(exposure)
-    # reading a large integration takes no time beside the work on it
-    read_ahead = 1 if exposure.segments[0].bytes_per_integration() >= 2 * BLOCK_BYTES else 2
+    # reading a large integration takes no time beside the work on it, and one is asked for while others are worked on
+    read_ahead = 0 if exposure.segments[0].bytes_per_integration() >= 2 * BLOCK_BYTES else 2
     while True:
         plan = _size(
             exposure, rates, slopes, scout, reference_bytes, workers, block_bytes, read_ahead, products

@@ -128,7 +128,7 @@ def test_bounds_decide_without_sorting(seed: int, count: int, hits: int) -> None
     decided.append(found)
 
 
-#: what the last test found, for the next one
+#: what the examples of the test above gave
 decided: list[set[int] | None] = []
 
 

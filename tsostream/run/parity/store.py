@@ -129,7 +129,12 @@ class SlopeStore:
             return
         done = 0
         while done < raw.size:
-            got = os.preadv(self._descriptor, [raw[done:].data], offset + done)
+            try:
+                got = os.preadv(self._descriptor, [raw[done:].data], offset + done)
+            except OSError as error:
+                raise SinkError(
+                    f"scratch: slopes cannot be read back ({error.strerror}); give --scratch DIR"
+                ) from error
             if not got:
                 raise SinkError("scratch: the slopes kept there became shorter")
             done += got

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -22,8 +22,6 @@ from tsostream.operators.aperture import geometry
 from tsostream.operators.aperture.lists import Aperture
 from tsostream.operators.aperture.units import note_lost
 from tsostream.operators.base import Binding, Operator
-from tsostream.operators.soss.extract import BoundSoss, bind_soss
-from tsostream.operators.soss.official_block import BoundOfficialSoss, bind_official_soss
 from tsostream.operators.spectral.correction import choose_correction
 from tsostream.operators.spectral.definition import choose_entry, column_wavelengths, define_aperture
 from tsostream.operators.spectral.official_block import BoundOfficialExtract1d, bind_official
@@ -35,6 +33,10 @@ from tsostream.operators.spectral.series import (
     extract_series,
     join_series,
 )
+
+if TYPE_CHECKING:
+    from tsostream.operators.soss.extract import BoundSoss
+    from tsostream.operators.soss.official_block import BoundOfficialSoss
 
 __all__ = ["BoundExtract1d", "Extract1d"]
 
@@ -313,16 +315,10 @@ class Extract1d(Operator):
         self, binding: Binding
     ) -> BoundExtract1d | BoundOfficialExtract1d | BoundSoss | BoundOfficialSoss:
         """Find the trace and prepare the pixel lists."""
+        if binding.info.exp_type == "NIS_SOSS" and (soss := self._bind_soss(binding)) is not None:
+            return soss
         if self.scope == "segment":
-            segments = binding.templates.get("soss_segments")
-            official = None if segments is None else bind_official_soss(self, binding, segments)
-            if official is not None:
-                return official
             return bind_official(self.name, binding, self.parameters(), self.widths, self.order)
-        if binding.info.exp_type == "NIS_SOSS" and self.trace_coeffs is None and self.aperture == "scout":
-            soss = bind_soss(self, binding)
-            if soss is not None:
-                return soss
         scene = read_scene(binding)
         notes: list[str] = []
         series: list[Series] = []
@@ -356,6 +352,19 @@ class Extract1d(Operator):
             corrections=corrections,
             notes=tuple(dict.fromkeys(notes)),
         )
+
+    def _bind_soss(self, binding: Binding) -> BoundSoss | BoundOfficialSoss | None:
+        """Bind the extraction of overlapping orders; None where its references are not there."""
+        # with what it stands on, it takes half as long to load as the rest of the program
+        from tsostream.operators.soss.extract import bind_soss
+        from tsostream.operators.soss.official_block import bind_official_soss
+
+        if self.scope == "segment":
+            segments = binding.templates.get("soss_segments")
+            return None if segments is None else bind_official_soss(self, binding, segments)
+        if self.trace_coeffs is not None or self.aperture != "scout":
+            return None
+        return bind_soss(self, binding)
 
     def _default_width(self, binding: Binding) -> float:
         return self.soss_width if binding.info.exp_type == "NIS_SOSS" else 10.0

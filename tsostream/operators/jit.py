@@ -12,9 +12,10 @@ import hashlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property, update_wrapper
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -23,13 +24,9 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core import event
+from numba.extending import typeof_impl
 
-__all__ = ["cache_directory", "is_cold", "kernel", "on_compile"]
-
-#: kernel -> hash of all it was made from
-_digests: dict[Any, bytes] = {}
-#: directories of the kernels that were imported
-_in_use: set[Path] = set()
+__all__ = ["Kernel", "cache_directory", "is_cold", "kernel", "on_compile"]
 
 
 def _writable_directory() -> Path:
@@ -48,6 +45,12 @@ def _writable_directory() -> Path:
 cache_directory: Path = _writable_directory()
 
 
+#: every kernel that was imported
+_kernels: list[Kernel] = []
+#: Numba's configuration is the process's
+_decorating = threading.RLock()
+
+
 @cache
 def _file_bytes(path: str) -> bytes:
     return Path(path).read_bytes()
@@ -57,32 +60,6 @@ def _names(code: CodeType) -> set[str]:
     """Names that a function and those defined in it look up."""
     inner = (_names(one) for one in code.co_consts if isinstance(one, CodeType))
     return set(code.co_names).union(*inner)
-
-
-def _digest(function: Callable) -> bytes:
-    """Hash of everything a kernel's machine code depends on."""
-    code = function.__code__
-    digest = hashlib.sha256(f"{sys.version_info[:3]} {numba.__version__}".encode())
-    digest.update(_file_bytes(code.co_filename))
-    for name in sorted(_names(code)):
-        value = function.__globals__.get(name)
-        if callable(value) and value in _digests:
-            part = _digests[value]
-        elif isinstance(value, ModuleType):
-            # a constant such as dq.DO_NOT_USE; libraries are covered by their versions
-            ours = value.__name__.partition(".")[0] == __name__.partition(".")[0]
-            part = _file_bytes(str(value.__file__)) if ours else value.__name__.encode()
-        elif isinstance(value, np.ndarray):
-            part = value.tobytes()
-        else:
-            part = repr(value).encode() if isinstance(value, int | float | str | tuple | np.generic) else b""
-        digest.update(name.encode() + b"=" + part)
-    return digest.digest()
-
-
-def is_cold() -> bool:
-    """Whether none of the imported kernels has been compiled on this machine yet."""
-    return not any(True for place in _in_use for _ in place.rglob("*.nbi"))
 
 
 class _FirstCompilation(event.Listener):
@@ -119,19 +96,85 @@ def _keep_if_possible(save: Callable[[Any, Any], None]) -> Callable[[Any, Any], 
     return save_overload
 
 
+class Kernel:
+    """A function whose machine code is made, or loaded, when it is first called.
+
+    A run calls two dozen of several hundred kernels: to import the others must cost next to nothing.
+
+    Parameters
+    ----------
+    function
+        Reads arrays and scalars and writes into arrays the caller passes.
+    """
+
+    def __init__(self, function: Callable):
+        update_wrapper(self, function)
+        self.py_func = function
+        self._compiled: Any = None
+        _kernels.append(self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the machine code."""
+        return (self._compiled or self.compiled)(*arguments)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Hash of everything the machine code depends on."""
+        code = self.py_func.__code__
+        digest = hashlib.sha256(f"{sys.version_info[:3]} {numba.__version__}".encode())
+        digest.update(_file_bytes(code.co_filename))
+        for name in sorted(_names(code)):
+            value = self.py_func.__globals__.get(name)
+            if isinstance(value, Kernel):
+                part = value.digest
+            elif isinstance(value, ModuleType):
+                # a constant such as dq.DO_NOT_USE; libraries are covered by their versions
+                ours = value.__name__.partition(".")[0] == __name__.partition(".")[0]
+                part = _file_bytes(str(value.__file__)) if ours else value.__name__.encode()
+            elif isinstance(value, np.ndarray):
+                part = value.tobytes()
+            else:
+                part = (
+                    repr(value).encode() if isinstance(value, int | float | str | tuple | np.generic) else b""
+                )
+            digest.update(name.encode() + b"=" + part)
+        return digest.digest()
+
+    @cached_property
+    def place(self) -> Path:
+        """Directory of its machine code."""
+        return cache_directory / f"{Path(self.py_func.__code__.co_filename).stem}-{self.digest.hex()[:16]}"
+
+    @property
+    def compiled(self) -> Any:
+        """Numba's dispatcher."""
+        with _decorating:
+            if self._compiled is None:
+                # Numba asks for the directory while it decorates
+                setattr(numba.config, "CACHE_DIR", str(self.place))  # noqa: B010 - numba declares it at run time
+                decorate = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
+                compiled: Any = decorate(self.py_func)
+                store = compiled._cache
+                store.save_overload = _keep_if_possible(store.save_overload)
+                self._compiled = compiled
+        return self._compiled
+
+
+@typeof_impl.register(Kernel)
+def _type_of_kernel(value: Kernel, _context: Any) -> Any:
+    """Let kernels call each other: to Numba a kernel is its dispatcher."""
+    return typeof_impl(value.compiled, _context)
+
+
+def is_cold() -> bool:
+    """Whether none of the imported kernels has been compiled on this machine yet."""
+    return not any(True for one in _kernels for _ in one.place.rglob("*.nbi"))
+
+
 def kernel(function: Callable) -> Any:
-    """Compile a kernel: no Python objects, no GIL, no raising on division, no re-ordered sums, cached on disk.
+    """Make a kernel: no Python objects, no GIL, no raising on division, no re-ordered sums, cached on disk.
 
     Kernels read arrays and scalars and write into arrays the caller passes. ``fastmath`` and ``parallel`` stay off:
     both make a sum depend on how the compiler or the thread count cut it.
     """
-    digest = _digest(function)
-    place = cache_directory / f"{Path(function.__code__.co_filename).stem}-{digest.hex()[:16]}"
-    _in_use.add(place)
-    # Numba asks for the directory while it decorates
-    setattr(numba.config, "CACHE_DIR", str(place))  # noqa: B010 - numba declares it at run time
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)(function)
-    store = compiled._cache
-    store.save_overload = _keep_if_possible(store.save_overload)
-    _digests[compiled] = digest
-    return compiled
+    return Kernel(function)

@@ -88,9 +88,20 @@ class Tables:
         ranking = sorted(range(len(measurement.keys)), key=lambda index: measurement.keys[index])
         order: Any = slice(None) if ranking == list(range(len(ranking))) else ranking
         shape = (measurement.count, len(ranking))
-        absent = np.broadcast_to(~np.asarray(measurement.present, dtype=bool)[:, None], shape)
+        missing = ~np.asarray(measurement.present, dtype=bool)
+        absent = np.broadcast_to(missing[:, None], shape) if missing.any() else None
         own = _own_columns(measurement, ranking)
 
+        # float64 beyond the range of float32 becomes infinite, which the reader of the row can see
+        with np.errstate(over="ignore"):
+            self._write_light_curve(measurement, own, order, absent)
+            self._write_lists(measurement, own, order, absent)
+        self.count += shape[0] * shape[1]
+
+    def _write_light_curve(
+        self, measurement: Measurement, own: dict[str, Array], order: Any, absent: Array | None
+    ) -> None:
+        shape = (measurement.count, len(measurement.keys))
         columns = self._light_curve.rows(self.count, shape)
         for name, target in columns.items():
             if name in own:
@@ -106,6 +117,10 @@ class Tables:
             _write(target, name, given, order, gone, measurement)
         columns["quality"] |= derive_quality(columns)
 
+    def _write_lists(
+        self, measurement: Measurement, own: dict[str, Array], order: Any, absent: Array | None
+    ) -> None:
+        shape = (measurement.count, len(measurement.keys))
         for table, source, what in zip(
             self._lists, (measurement.spectra, measurement.bins), ("", "the bins"), strict=True
         ):
@@ -119,7 +134,6 @@ class Tables:
                 else:
                     # "good" would be the wrong thing to say about a spectrum that does not exist
                     _write(target, name, source.get(name), order, absent, measurement, dq.DO_NOT_USE)
-        self.count += shape[0] * shape[1]
 
     def batches(self) -> tuple[pa.RecordBatch, pa.RecordBatch | None, pa.RecordBatch | None]:
         """Make the batches; nothing can be added any more."""
@@ -184,26 +198,27 @@ def _write(
     lost: int = 0,
 ) -> None:  # fmt: skip
     """Write a measured column; NaN, or ``lost``, where integrations are absent, and NaN or 0 where it is not given."""
-    floating = np.issubdtype(target.dtype, np.floating)
+    # comparing letters: asking NumPy which types are floating costs as much as writing the numbers
+    floating = target.dtype.kind == "f"
     if given is None:
         target[...] = np.nan if floating else 0
     else:
         _check(name, given, target, measurement)
-        # float64 beyond the range of float32 becomes infinite, which the reader of the row can see
-        with np.errstate(over="ignore"):
-            np.copyto(target, given[:, order], casting="unsafe")
-    if absent is not None and absent.any():
+        np.copyto(target, given[:, order], casting="unsafe")
+    if absent is not None:
         target[absent] = np.nan if floating else lost
 
 
 def _check(name: str, given: Array, target: Array, measurement: Measurement) -> None:
+    fraction = target.dtype.kind in "iu" and given.dtype.kind == "f"
+    if given.shape == target.shape and not fraction:
+        return
     where = f"column {name!r} of integrations from {measurement.first}"
-    if given.shape != target.shape:
+    if not fraction:
         raise OperatorError(f"{where} has shape {given.shape}, expected {target.shape}")
-    if np.issubdtype(target.dtype, np.integer) and np.issubdtype(given.dtype, np.floating):
-        raise OperatorError(
-            f"{where} is {given.dtype}, expected whole numbers; this is a mistake in the operator that measured it"
-        )
+    raise OperatorError(
+        f"{where} is {given.dtype}, expected whole numbers; this is a mistake in the operator that measured it"
+    )
 
 
 def _check_names(measurement: Measurement, lc_schema: pa.Schema) -> None:

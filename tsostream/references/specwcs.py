@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
-from scipy.interpolate import UnivariateSpline
 
 from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
@@ -91,6 +90,9 @@ def lrs_wavelengths(reference: Reference, info: ExposureInfo) -> npt.NDArray[np.
     row = table["y_center"] + zero
     order = np.argsort(row)
     row, wave = row[order], table["wavelength"][order]
+    # only one mode needs it, and it takes a fifth of a second to load
+    from scipy.interpolate import UnivariateSpline
+
     smooth = UnivariateSpline(row, wave, s=SMOOTHING)(row)
     y = np.arange(info.ny, dtype=np.float64)
     column = np.interp(y, row, smooth, left=np.nan, right=np.nan) * barycentric_factor(info)

@@ -29,8 +29,6 @@ from tsostream.run.measured import sky_tap
 from tsostream.run.measuring import describe_bins, describe_spectrum, late_steps, scout_spectrum
 from tsostream.run.observer import Observer
 from tsostream.run.parity.photometry import FirstPass, shelf_note
-from tsostream.run.parity.rates import parity_rates
-from tsostream.run.parity.soss import soss_segments
 from tsostream.run.prepared import Prepared
 from tsostream.run.provenance import describe_start
 from tsostream.run.ramps import RateChain
@@ -117,6 +115,9 @@ def _bind_images(prepared: Prepared, pool: ThreadPoolExecutor, observer: Observe
     exposure, parity = prepared.exposure, prepared.request.parity is not None
     make_chain: Callable[[dict[str, Any]], RateChain] = prepared.chain
     if parity and exposure.info.is_ramp:
+        # kernels of its own, which other runs need not wait for
+        from tsostream.run.parity.rates import parity_rates
+
         official = parity_rates(prepared, pool, observer)
         make_chain = lambda _templates: official  # noqa: E731 - templates change nothing here
     began = time.perf_counter()
@@ -139,8 +140,11 @@ def _bind_measuring(run: _Bound) -> Any:
     prepared, slopes = run.prepared, run.slopes
     notes = [f"{step.name} is skipped: {step.skipped}" for step in slopes.all if is_news(step)]
     notes += _step_notes(slopes)
-    if run.parity and (files := soss_segments(prepared, run.rates, slopes, run.pool)):
-        run.templates["soss_segments"] = files
+    if run.parity and slopes.info.exp_type == "NIS_SOSS":
+        from tsostream.run.parity.soss import soss_segments
+
+        if files := soss_segments(prepared, run.rates, slopes, run.pool):
+            run.templates["soss_segments"] = files
     if takes_overlap_out(prepared.config.operator("extract_1d"), prepared.references):
         run.observer.message("calibrating the overlap of the SOSS orders")
     if (place := source_place(prepared, slopes.info)) is not None:

@@ -18,8 +18,7 @@ from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
 from tsostream.operators.base import Operator
 from tsostream.operators.extract_1d import Extract1d
-from tsostream.operators.soss.models import OVERLAP_REFERENCES
-from tsostream.operators.soss.separation import held_bytes, official_bytes
+from tsostream.operators.soss import OVERLAP_REFERENCES
 from tsostream.operators.tso_photometry import TsoPhotometry
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
@@ -295,6 +294,9 @@ def _held_bytes(
     """Memory that measuring steps hold besides their images [bytes]."""
     extract = config.operator("extract_1d")
     if isinstance(extract, Extract1d) and takes_overlap_out(extract, references):
+        # with what it stands on, it takes half as long to load as the rest of the program
+        from tsostream.operators.soss.separation import held_bytes, official_bytes
+
         if request.parity is not None:
             return official_bytes(info.nx, info.ny, extract.soss_max_grid_size)
         return held_bytes(info.nx, info.ny, extract.soss_n_os)

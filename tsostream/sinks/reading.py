@@ -16,6 +16,7 @@ import pyarrow as pa
 from tsostream.errors import InputError, Problem
 from tsostream.records.metadata import decode_metadata, merge_metadata
 from tsostream.records.schema import KEY_COLUMNS
+from tsostream.records.values import column_values
 from tsostream.sinks.export import Exports
 from tsostream.sinks.journal import is_being_written, read_journal
 from tsostream.sinks.messages import (
@@ -363,7 +364,10 @@ def _check_order(batch: pa.RecordBatch, last: int) -> int:
 
     Rows whose pages never reached the disk are zeros; integration numbers begin with 1 and grow.
     """
-    numbers = batch.column("integration").to_numpy(zero_copy_only=False)
+    try:
+        numbers = column_values(batch, "integration")
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
     if len(numbers) and (numbers[0] <= last or bool(np.any(np.diff(numbers) < 0))):
         raise DamagedError(f"integration {numbers[0]} follows {last}")
     return int(numbers[-1]) if len(numbers) else last

@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from tsostream.errors import InputError, Problem
+from tsostream.records.values import column_values, plain_array
 from tsostream.sinks.messages import MAGIC, DamagedError, FrameKind, read_batch, read_frame, read_header
 
 __all__ = ["Tail"]
@@ -167,9 +168,9 @@ class Tail:
         return True
 
     def _unseen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        numbers = batch.column("integration").to_numpy(zero_copy_only=False)
+        numbers = column_values(batch, "integration")
         fresh = numbers > self.last_integration
         if not fresh.any():
             return batch.slice(0, 0)
         self.last_integration = int(numbers[-1])
-        return batch if fresh.all() else batch.filter(pa.array(fresh))
+        return batch if fresh.all() else batch.filter(plain_array(fresh, pa.bool_()))

@@ -14,8 +14,9 @@ from tsostream.errors import ConfigError, Problem
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture import geometry
 from tsostream.operators.base import Binding
+from tsostream.operators.soss import OVERLAP_REFERENCES
 from tsostream.operators.soss.geometry import OrderTrace, box_weights, soss_traces
-from tsostream.operators.soss.models import OVERLAP_REFERENCES, profile_image
+from tsostream.operators.soss.models import profile_image
 from tsostream.operators.soss.overlap import OverlapSettings
 from tsostream.operators.soss.separation import Separation, separate
 from tsostream.operators.spectral.definition import column_wavelengths

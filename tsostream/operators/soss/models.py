@@ -13,10 +13,7 @@ from tsostream.operators.soss.engine import OrderModel
 from tsostream.operators.soss.geometry import FIRST_ROW, OrderTrace
 from tsostream.operators.soss.grids import SpectralKernel, throughput_function
 
-__all__ = ["OVERLAP_REFERENCES", "order_models", "profile_image"]
-
-#: the overlap of the orders is only solved with all of these
-OVERLAP_REFERENCES = ("pastasoss", "specprofile", "speckernel")
+__all__ = ["order_models", "profile_image"]
 
 
 def profile_image(reference: Reference, order: int, info: ExposureInfo) -> np.ndarray | None:
@@ -53,7 +50,7 @@ def order_models(
     Parameters
     ----------
     references
-        Among them those of `OVERLAP_REFERENCES`.
+        Among them those of `tsostream.operators.soss.OVERLAP_REFERENCES`.
     traces
         Order -> trace.
     info

@@ -12,10 +12,11 @@ import numpy as np
 from tsostream.integration.payload import Measurement, Rate
 from tsostream.operators.aperture.geometry import pixel_lists
 from tsostream.operators.base import Binding
+from tsostream.operators.soss import OVERLAP_REFERENCES
 from tsostream.operators.soss.engine import TooFewPixelsError
 from tsostream.operators.soss.extract import overlap_settings, soss_orders
 from tsostream.operators.soss.geometry import box_weights, soss_traces
-from tsostream.operators.soss.models import OVERLAP_REFERENCES, order_models
+from tsostream.operators.soss.models import order_models
 from tsostream.operators.soss.official import OfficialSoss, SossStatistics, calibrate_official
 
 __all__ = ["BoundOfficialSoss", "SossSegment", "bind_official_soss"]

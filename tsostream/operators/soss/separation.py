@@ -16,10 +16,11 @@ from scipy import sparse
 from tsostream.integration import dq
 from tsostream.operators.aperture import geometry
 from tsostream.operators.base import Binding
+from tsostream.operators.soss import OVERLAP_REFERENCES
 from tsostream.operators.soss.engine import TooFewPixelsError
 from tsostream.operators.soss.geometry import OrderTrace, box_weights
 from tsostream.operators.soss.kernels import column_sums, solve_band, sparse_product, subtract_orders
-from tsostream.operators.soss.models import OVERLAP_REFERENCES, order_models
+from tsostream.operators.soss.models import order_models
 from tsostream.operators.soss.overlap import Overlap, OverlapSettings, calibrate_overlap
 from tsostream.operators.soss.solve import BandFactor
 from tsostream.operators.spectral.scene import Scene

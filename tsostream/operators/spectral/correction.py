@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import RectBivariateSpline, interp1d
 
 from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
@@ -64,6 +63,9 @@ class ApertureCorrection:
         return self._by_phase(wavelength, npixels) if self.by_phase else self._by_size(wavelength, npixels)
 
     def _by_size(self, wavelength: np.ndarray, npixels: np.ndarray) -> np.ndarray:
+        # not every run has such a table, and scipy.interpolate takes a fifth of a second to load
+        from scipy.interpolate import RectBivariateSpline
+
         n_wave, n_size = int(self.row["nelem_wl"]), int(self.row["nelem_size"])
         wave, size = self.row["wavelength"][:n_wave], self.row["size"][:n_size] / self.pixel_size
         order = np.argsort(wave)
@@ -72,6 +74,8 @@ class ApertureCorrection:
         return np.asarray(spline.ev(npixels, wavelength))
 
     def _by_phase(self, wavelength: np.ndarray, npixels: np.ndarray) -> np.ndarray:
+        from scipy.interpolate import interp1d
+
         wave = np.asarray(self.row["wavelength"], float)
         order = np.argsort(wave)
         # [size, wavelength, phase]

@@ -116,10 +116,11 @@ def _save_configs(request: Request, exposures: Sequence[Exposure], path: Path) -
     """Write the configurations a run would use."""
     from tsostream.cli.report import save_configs
     from tsostream.run.choices import choose
+    from tsostream.run.problems import Problems
 
     settled = []
     for exposure in exposures:
-        chosen = choose(request, exposure.info, [], fetch=False)
+        chosen = choose(request, exposure.info, Problems(), fetch=False)
         if chosen is not None:
             settled.append((exposure, chosen.config.without(chosen.missing.skipped)))
     save_configs(settled, path.expanduser())
@@ -196,8 +197,9 @@ def _print_without_references(
         steps_text,
     )
     from tsostream.run.choices import choose
+    from tsostream.run.problems import Problems
 
-    chosen = choose(request, exposure.info, [], fetch=False)
+    chosen = choose(request, exposure.info, Problems(), fetch=False)
     if chosen is None:
         raise error
     config = chosen.config

@@ -101,11 +101,12 @@ def _choices(request: Request, *, fetch: bool) -> list[tuple[Exposure, Choices]]
     """
     from tsostream.cli.downloads import download_bar
     from tsostream.cli.watching import make_console
-    from tsostream.errors import InputError, Problem
+    from tsostream.errors import InputError
     from tsostream.files import find_exposures
     from tsostream.run.choices import choose
+    from tsostream.run.problems import Problems
 
-    problems: list[Problem] = []
+    problems = Problems()
     settled = []
     with download_bar(make_console()) as progress:
         for exposure in find_exposures(

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsostream.errors import InputError, Problem
+from tsostream.errors import Problem
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.references import (
     CrdsWish,
@@ -25,6 +25,7 @@ from tsostream.references.crds_client import Progress
 from tsostream.run.config import Config, load_config
 from tsostream.run.lock import LockEntry, locate
 from tsostream.run.lock_file import read_lock
+from tsostream.run.problems import Problems
 from tsostream.run.request import Request
 from tsostream.run.versions import package_versions
 
@@ -67,7 +68,7 @@ class Choices:
 def choose(
     request: Request,
     info: ExposureInfo,
-    problems: list[Problem],
+    problems: Problems,
     *,
     fetch: bool = True,
     progress: Progress | None = None,
@@ -92,13 +93,7 @@ def choose(
     """
     notes: list[Problem] = []
 
-    def collect(action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except InputError as error:
-            problems.extend(error.problems)
-            return None
-
+    collect = problems.collect
     wish = CrdsWish(request.crds_context, fetch, progress)
     overrides: Mapping[str, Path] | None = collect(lambda: parse_overrides(request.overrides))
     entry: LockEntry | None = None
@@ -112,35 +107,17 @@ def choose(
         own = [*(overrides or {}), *(["wavelengths"] if request.wavelengths else [])]
         own += ["scout"] if request.scout != "auto" else []
         locked = collect(lambda: locate(entry, refs_dir=request.refs_dir, skip=own))
-    config: Config | None = collect(
-        lambda: load_config(
-            info,
-            config=request.config,
-            settings=(
-                *request.settings,
-                *([] if request.bins is None else [f"bin_spectra.bins='{request.bins}'"]),
-            ),
-            skip_steps=request.skip_steps,
-            pars=request.pars,
-            lock=entry,
-            crds=wish,
-            parity=request.parity is not None,
-            calibrated=request.calibrated,
-        )
-    )
+    config = collect(lambda: _load_config(request, info, entry, wish))
     if config is None or overrides is None or (entry is not None and locked is None):
         return None
     waves = getattr(config.operator("emicorr"), "user_supplied_reffile", None)
     if waves and "emicorr" not in overrides:
         overrides = {**overrides, "emicorr": Path(waves).expanduser()}
     wanted = {one.name: one.wants(info)[0] for one in config.operators}
-    optional = {name for one in config.operators for name in one.wants(info)[1]}
-    names = list(dict.fromkeys([*(name for needs in wanted.values() for name in needs), *sorted(optional)]))
-    names = [name for name in names if info.exp_type in (reference_type(name).exp_types or (info.exp_type,))]
     selection: Selection | None = collect(
         lambda: find_references(
             info,
-            wanted=names,
+            wanted=_wanted_types(config, info),
             refs_dir=request.refs_dir,
             overrides=overrides,
             lock=None
@@ -159,6 +136,33 @@ def choose(
     return Choices(
         request, config, selection, missing, told, selection.context or (entry.context if entry else "")
     )
+
+
+def _load_config(request: Request, info: ExposureInfo, lock: LockEntry | None, wish: CrdsWish) -> Config:
+    """Settle the steps and their parameters."""
+    bins = [] if request.bins is None else [f"bin_spectra.bins='{request.bins}'"]
+    return load_config(
+        info,
+        config=request.config,
+        settings=(*request.settings, *bins),
+        skip_steps=request.skip_steps,
+        pars=request.pars,
+        lock=lock,
+        crds=wish,
+        parity=request.parity is not None,
+        calibrated=request.calibrated,
+    )
+
+
+def _wanted_types(config: Config, info: ExposureInfo) -> list[str]:
+    """List the reference types that the steps need, and then those they can do without."""
+    needs = [name for one in config.operators for name in one.wants(info)[0]]
+    optional = sorted({name for one in config.operators for name in one.wants(info)[1]})
+    return [
+        name
+        for name in dict.fromkeys([*needs, *optional])
+        if info.exp_type in (reference_type(name).exp_types or (info.exp_type,))
+    ]
 
 
 def _entry(path: Path, info: ExposureInfo, notes: list[Problem]) -> LockEntry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,8 +22,9 @@ from tsostream.operators.soss import OVERLAP_REFERENCES
 from tsostream.operators.tso_photometry import TsoPhotometry
 from tsostream.references import load_references, parse_overrides
 from tsostream.references.crds_client import Progress
+from tsostream.references.loading import LoadedReferences
 from tsostream.run.background import background_files, mean_background
-from tsostream.run.choices import choose
+from tsostream.run.choices import Choices, choose
 from tsostream.run.config import Config
 from tsostream.run.following import (
     Arrivals,
@@ -36,12 +37,13 @@ from tsostream.run.parity.photometry import shelf_bytes
 from tsostream.run.parity.steps import check_parity, check_scopes, user_mask
 from tsostream.run.plan import make_plan, parse_bytes
 from tsostream.run.prepared import Prepared, State, segment_spans
-from tsostream.run.product_plan import plan_products
-from tsostream.run.ramps import bind_rates
+from tsostream.run.problems import Problems
+from tsostream.run.product_plan import ProductPlan, plan_products
+from tsostream.run.ramps import RateChain, bind_rates
 from tsostream.run.request import Request
 from tsostream.run.resume import check_output, check_same_run
-from tsostream.run.scout import parse_scout
-from tsostream.run.slopes import bind_slopes, is_news
+from tsostream.run.scout import ScoutPlan, parse_scout
+from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
 from tsostream.run.soss_files import grid_problems, soss_templates
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 from tsostream.sinks import open_output
@@ -127,18 +129,10 @@ def prepare_all(
 
 def _request_problems(request: Request) -> list[Problem]:
     """Find what is wrong with a request whatever its exposures are, to tell it in the same breath."""
-    problems: list[Problem] = []
-    overrides: dict[str, Path] = {}
-    checks: list[Callable[[], Any]] = [
-        lambda: overrides.update(parse_overrides(request.overrides)),
-        lambda: parse_scout(request.scout),
-        lambda: parse_bytes(request.max_memory) if request.max_memory else None,
-    ]
-    for check in checks:
-        try:
-            check()
-        except InputError as error:
-            problems += error.problems
+    problems = Problems()
+    overrides = problems.collect(lambda: parse_overrides(request.overrides)) or {}
+    problems.collect(lambda: parse_scout(request.scout))
+    problems.collect(lambda: parse_bytes(request.max_memory) if request.max_memory else None)
     files = {f"--override {name}": path for name, path in overrides.items()}
     if request.wavelengths is not None:
         files["--wavelengths"] = request.wavelengths
@@ -168,19 +162,104 @@ def prepare(
     MemoryLimitError
         The plan does not fit into ``max_memory``.
     """
-    info = exposure.info
-    problems: list[Problem] = []
-
-    def collect(action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except InputError as error:
-            problems.extend(error.problems)
-            return None
-
-    state: State | None = collect(
-        lambda: check_output(out, exposure, overwrite=request.overwrite, resume=request.resume)
+    found = _find(request, exposure, out, fetch=fetch, progress=progress, arrivals=arrivals)
+    rates, slopes = _bind_without_scout(found, exposure)
+    plan = make_plan(
+        exposure,
+        rates,
+        slopes,
+        found.scout,
+        reference_bytes=found.loaded.nbytes,
+        workers=found.request.workers or os.cpu_count() or 1,
+        max_memory=found.memory,
+        products=found.products,
+        held=_held_bytes(found.request, exposure.info, found.config, found.loaded.references),
+        # bound steps go on using a part of the arrays themselves
+        freed=0 if found.request.parity is not None else found.loaded.nbytes * 3 // 4,
     )
+    skipped = [step for step in (*rates.steps, *slopes.all) if is_news(step)]
+    prepared = Prepared(
+        request=found.request,
+        exposure=exposure,
+        out=out,
+        config=found.config,
+        references=found.loaded.references,
+        sources=found.chosen.sources,
+        crds_context=found.chosen.context,
+        wavelengths=dict(found.waves.by_order),
+        wavelength_source=found.waves.source,
+        wavelength_facts=dict(found.waves.facts or {}),
+        ramp_templates=found.told,
+        wavelength_file=found.waves.file,
+        background=found.background,
+        scout=found.scout,
+        plan=plan,
+        products=found.products,
+        notes=_notes(found, exposure, out, skipped, () if arrivals is None else arrivals.folder.reports),
+        state=found.state,
+        arrivals=arrivals,
+    )
+    note = check_same_run(prepared)
+    return replace(prepared, notes=(*prepared.notes, note)) if note else prepared
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a run is made of, read and without problems.
+
+    Parameters
+    ----------
+    request
+        With what a lock says.
+    state
+        Whether the output begins, goes on, or is complete.
+    chosen
+        Steps and files.
+    config
+        Without the steps whose optional references are missing.
+    scout
+        What the scout shall do.
+    memory
+        Limit [bytes].
+    loaded
+        References.
+    waves
+        Wavelengths.
+    products
+        FITS products to make.
+    background
+        Templates of the background.
+    told
+        What steps on ramps are told besides the scout's products.
+    """
+
+    request: Request
+    state: State
+    chosen: Choices
+    config: Config
+    scout: ScoutPlan
+    memory: int | None
+    loaded: LoadedReferences
+    waves: Wavelengths
+    products: ProductPlan | None
+    background: dict[str, Any]
+    told: dict[str, Any]
+
+
+def _find(
+    request: Request,
+    exposure: Exposure,
+    out: Path | None,
+    *,
+    fetch: bool,
+    progress: Progress | None,
+    arrivals: Arrivals | None,
+) -> _Found:
+    """Read everything a run needs, and raise with all that is wrong with it."""
+    info = exposure.info
+    problems = Problems()
+    collect = problems.collect
+    state = collect(lambda: check_output(out, exposure, overwrite=request.overwrite, resume=request.resume))
     chosen = choose(request, info, problems, fetch=fetch, progress=progress)
     if chosen is not None:
         request = chosen.request
@@ -192,12 +271,11 @@ def prepare(
     memory = collect(lambda: parse_bytes(limit)) if limit else None
     if chosen is None:
         raise _error(problems)
-    selection, missing = chosen.selection, chosen.missing
-    problems += missing.errors
-    loaded = collect(lambda: load_references(selection.paths, info))
+    problems += chosen.missing.errors
+    loaded = collect(lambda: load_references(chosen.selection.paths, info))
     held = loaded.references if loaded is not None else {}
     waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
-    config = chosen.config.without(missing.skipped)
+    config = chosen.config.without(chosen.missing.skipped)
     problems += _unknown_bins(config, waves)
     if isinstance(photometry := config.operator("tso_photometry"), TsoPhotometry):
         collect(lambda: photometry.checked_position(info))
@@ -210,63 +288,48 @@ def prepare(
     told |= collect(lambda: user_mask(config)) or {}
     if problems or scout is None or loaded is None:
         raise _error(problems)
-    rates = bind_rates(config, info, loaded.references, told, official=request.parity is not None)
-    # without the scout: to see that the steps fit, and what windows will hold
-    known: dict[str, Any] = {"wavelength": dict(waves.by_order)} if waves.by_order else {}
-    known["slit"] = dict(waves.facts or {})
-    known |= background
-    slopes = bind_slopes(config, info, rates.pixeldq, loaded.references, known, segment_spans(exposure))
-    if request.parity is not None:
-        check_parity(request, config, info, loaded.references, told)
+    return _Found(
+        request, state or "new", chosen, config, scout, memory, loaded, waves, products, background, told
+    )
+
+
+def _bind_without_scout(found: _Found, exposure: Exposure) -> tuple[RateChain, SlopeSteps]:
+    """Bind the steps on images, to see that they fit, and what windows will hold.
+
+    Raises
+    ------
+    InputError
+        When a step refuses the exposure or a reference.
+    """
+    request, config, references = found.request, found.config, found.loaded.references
+    official = request.parity is not None
+    rates = bind_rates(config, exposure.info, references, found.told, official=official)
+    known: dict[str, Any] = {"wavelength": dict(found.waves.by_order)} if found.waves.by_order else {}
+    known |= {"slit": dict(found.waves.facts or {}), **found.background}
+    slopes = bind_slopes(config, exposure.info, rates.pixeldq, references, known, segment_spans(exposure))
+    if official:
+        check_parity(request, config, exposure.info, references, found.told)
     else:
         check_scopes(config)
-    workers = request.workers or os.cpu_count() or 1
-    plan = make_plan(
-        exposure,
-        rates,
-        slopes,
-        scout,
-        reference_bytes=loaded.nbytes,
-        workers=workers,
-        max_memory=memory,
-        products=products,
-        held=_held_bytes(request, info, config, loaded.references),
-        # bound steps go on using a part of the arrays themselves
-        freed=0 if request.parity is not None else loaded.nbytes * 3 // 4,
-    )
+    return rates, slopes
+
+
+def _notes(
+    found: _Found, exposure: Exposure, out: Path | None, skipped: Sequence[Any], arrived: Sequence[str]
+) -> tuple[str, ...]:
+    """Collect what is worth telling, each once."""
+    chosen = found.chosen
     notes = [
         *exposure.notes,
-        *map(str, (*chosen.notes, *loaded.notes, *missing.skipped.values())),
-        *_background_note(request, config, background),
-        *(f"{step.name} is skipped: {step.skipped}" for step in (*rates.steps, *slopes.all) if is_news(step)),
-        *waves.notes,
-        *(() if arrivals is None else arrivals.folder.reports),
+        *map(str, (*chosen.notes, *found.loaded.notes, *chosen.missing.skipped.values())),
+        *_background_note(found.request, found.config, found.background),
+        *(f"{step.name} is skipped: {step.skipped}" for step in skipped),
+        *found.waves.notes,
+        *arrived,
     ]
-    if request.resume and state == "new" and out is not None:
+    if found.request.resume and found.state == "new" and out is not None:
         notes.append(f"{out} is not there yet: nothing to resume, the run begins at its beginning")
-    prepared = Prepared(
-        request=request,
-        exposure=exposure,
-        out=out,
-        config=config,
-        references=loaded.references,
-        sources=chosen.sources,
-        crds_context=chosen.context,
-        wavelengths=dict(waves.by_order),
-        wavelength_source=waves.source,
-        wavelength_facts=dict(waves.facts or {}),
-        ramp_templates=told,
-        wavelength_file=waves.file,
-        background=background,
-        scout=scout,
-        plan=plan,
-        products=products,
-        notes=tuple(dict.fromkeys(notes)),
-        state=state or "new",
-        arrivals=arrivals,
-    )
-    note = check_same_run(prepared)
-    return replace(prepared, notes=(*prepared.notes, note)) if note else prepared
+    return tuple(dict.fromkeys(notes))
 
 
 def _wrong_on_error(request: Request) -> list[Problem]:

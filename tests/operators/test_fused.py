@@ -45,11 +45,13 @@ def chain(steps: list[BoundRampStep]) -> Named:
     return [("decode", decode_pass), *((step.name, one) for step in steps for one in step.passes)]
 
 
-def words(info: ExposureInfo, rng: np.random.Generator, count: int) -> np.ndarray:
+def words(
+    info: ExposureInfo, rng: np.random.Generator, count: int, light: np.ndarray | float = 1.0
+) -> np.ndarray:
     """Ramps that rise, some until they saturate, some with samples at the floor; as they stand in a file."""
     shape = (count, info.ngroups, *info.frame_shape)
     slope = np.where(rng.random(shape[2:]) < 0.05, 30000.0, rng.uniform(0, 2000, shape[2:]))
-    level = 1000 + slope * np.arange(info.ngroups)[:, None, None] + rng.normal(0, 20, shape)
+    level = 1000 + slope * (light * np.arange(info.ngroups))[:, None, None] + rng.normal(0, 20, shape)
     level[rng.random(shape) < 0.003] = 0
     samples = np.clip(level, 0, 65535).astype(np.uint16)
     return (samples ^ np.uint16(0x8000)).byteswap()
@@ -106,16 +108,18 @@ def test_same_bits_as_step_by_step(
     ngroups=st.sampled_from([2, 3, 4, 5, 7, 13]),
     rows=st.integers(1, 8),
     suppress=st.booleans(),
+    fades=st.booleans(),
 )
 def test_slopes_of_bands_have_the_same_bits(
-    miri: bool, spread: bool, seed: int, ngroups: int, rows: int, suppress: bool
+    miri: bool, spread: bool, seed: int, ngroups: int, rows: int, suppress: bool, fades: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     info = make_info("MIR_LRS-SLITLESS" if miri else "NRS_BRIGHTOBJ", ny=8, nx=72, ngroups=ngroups)
     steps = bind(MIRI if miri else NEAR, info, rng)
     steps.append(Jump(flag_4_neighbors=spread).bind(make_binding(Jump, info, rng)))
     steps.append(RampFit(suppress_one_group=suppress).bind(make_binding(RampFit, info, rng)))
-    named, raw = chain(steps), with_hits(words(info, rng, 2), rng)
+    light = 1.0 - fades * np.linspace(0.0, 0.4, ngroups)
+    named, raw = chain(steps), with_hits(words(info, rng, 2, light), rng)
     together = band(fuse(named))
     assert "band" in [name for name, _ in together]
     one, other = walk(raw, steps, named, rows, 1), walk(raw, steps, together, rows, 1)
@@ -124,6 +128,10 @@ def test_slopes_of_bands_have_the_same_bits(
     for name in ("data", "err", "var_poisson", "var_rnoise", "dq"):
         bits, found = (getattr(rate, name).view(np.uint32) for rate in (one.rate, other.rate))
         np.testing.assert_array_equal(bits, found, err_msg=name)
+    if ngroups > 2:
+        for name in ("jump.samples", "jump.light", "jump.changes"):
+            np.testing.assert_array_equal(one.scratch[name], other.scratch[name], err_msg=name)
+        assert one.scratch["jump.changes"].any() or not fades or ngroups < 5
 
 
 def test_groups_that_are_left_out_are_fitted_step_by_step() -> None:

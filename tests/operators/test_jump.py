@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from tsostream.errors import ConfigError
 from tsostream.integration import dq
-from tsostream.operators import jump_common, jump_search
+from tsostream.operators import jump_search
 from tsostream.operators.base import Binding, build_operator
 from tsostream.operators.jump import Jump
+from tsostream.operators.jump_light import choose_pixels, find_light, gather_ramps, steady_differences
 from tsostream.testing.builders import make_binding, make_info, make_ramp, make_reference
-from tsostream.testing.naive.jumps import common_light, flag_jumps, pixel_jumps
+from tsostream.testing.naive.jumps import flag_jumps, in_steady_light, pixel_jumps, source_light
 
 JUMP, SAT, DNU, PERS = dq.JUMP_DET, dq.SATURATED, dq.DO_NOT_USE, dq.PERSISTENCE
 
@@ -35,7 +36,8 @@ def test_agrees_with_its_twin(
 ) -> None:
     rng = np.random.default_rng(seed)
     info = make_info(ny=6, nx=8, ngroups=ngroups, nframes=nframes, group_time=0.25)
-    binding = make_binding(Jump, info, rng, share=0.03)
+    # without a template the step knows nothing of the source
+    binding = dataclasses.replace(make_binding(Jump, info, rng, share=0.03), templates={})
     gain, read = (binding.references[name].arrays["SCI"] for name in ("gain", "readnoise"))
     ramp = make_ramp(info, rng, 2, hits=0.03, flags=0.04)
     operator = Jump(
@@ -68,6 +70,7 @@ def flags_of(
     groupdq: np.ndarray | None = None,
     gain: float = 1.0,
     noise: float = 10.0,
+    image: np.ndarray | None = None,
     **parameters: Any,
 ) -> np.ndarray:
     """Flags [group, x] of one row of pixels, given as [x, group]."""
@@ -82,7 +85,8 @@ def flags_of(
     ramp.data[...] = data
     if groupdq is not None:
         ramp.groupdq[...] = np.asarray(groupdq, np.uint8).T[None, :, None, :]
-    (out,) = Jump(**parameters).bind(Binding(info, references)).push(ramp)
+    templates = {} if image is None else {"image": np.asarray(image, np.float32)[None]}
+    (out,) = Jump(**parameters).bind(Binding(info, references, templates=templates)).push(ramp)
     return out.groupdq[0, :, 0]
 
 
@@ -305,25 +309,78 @@ def test_values_from_the_command_line_are_converted() -> None:
 @given(
     seed=st.integers(0, 2**32 - 1), ndiff=st.integers(2, 9), change=st.sampled_from([0.0, 1e-3, 0.01, 0.3])
 )
-def test_common_light_agrees_with_its_twin(seed: int, ndiff: int, change: float) -> None:
+def test_light_agrees_with_its_twin(seed: int, ndiff: int, change: float) -> None:
+    """Stretches of some pixels: with hits, lost samples, a group that nobody has."""
     rng = np.random.default_rng(seed)
-    width = int(rng.integers(20, 129))
-    noise2 = rng.uniform(50, 150, width).astype(np.float32)
-    source = np.where(rng.random(width) < 0.7, rng.uniform(2000, 20000, width), 20.0)
+    widths = rng.integers(0, 60, 4)
+    bounds = np.cumsum([0, *widths]).astype(np.int32)
+    source = rng.uniform(100, 20000, bounds[-1])
+    gain, noise2 = (rng.uniform(*span, source.size).astype(np.float32) for span in ((1, 2), (50, 150)))
     light = 1 + change * np.linspace(1, -1, ndiff)
-    d = rng.normal(source * light[:, None], np.sqrt(source + noise2)).astype(np.float32)
+    d = rng.normal(source * light[:, None], np.sqrt(source + noise2)) / gain
     d[rng.random(d.shape) < 0.02] += 3000.0
-    d[rng.random(d.shape) < 0.01] = np.nan
-    found, scratch = np.ones(ndiff, np.float32), np.empty((2, 128), np.float32)
-    lanes = np.full((ndiff, 128), np.nan, np.float32)
-    lanes[:, :width] = d
-    changes = jump_common.common_light(lanes, noise2[None], 0, 0, width, scratch[0], scratch[1], found)
-    expected, wanted = common_light(d.astype(np.float64), noise2.astype(np.float64))
-    assert changes == wanted
-    if changes:
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-    elif change == 0.3:
-        assert (source > 100).sum() < 50
+    samples = np.concatenate([np.zeros((1, source.size)), d.cumsum(axis=0)]).astype(np.float32)[None]
+    samples[rng.random(samples.shape) < 0.005] = np.nan
+    if rng.random() < 0.3:
+        samples[:, -1] = np.nan
+    found, changes = np.empty((1, 4, ndiff), np.float32), np.empty((1, 4), np.uint8)
+    find_light(samples, bounds, gain, noise2, found, changes)
+    for stretch in range(4):
+        part = slice(*bounds[stretch : stretch + 2])
+        expected, wanted = source_light(samples[0, :, part], gain[part], noise2[part])
+        assert changes[0, stretch] == wanted
+        np.testing.assert_allclose(found[0, stretch], expected, rtol=2e-6)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), ndiff=st.integers(2, 9))
+def test_steady_differences_agree_with_their_twin(seed: int, ndiff: int) -> None:
+    rng = np.random.default_rng(seed)
+    light = rng.uniform(0.3, 1.7, ndiff).astype(np.float32)
+    d = rng.normal(rng.uniform(-50, 5000, 128) * light[:, None], 30.0).astype(np.float32)
+    d[rng.random(d.shape) < 0.1] = np.nan
+    noise2 = rng.uniform(50, 150, 128).astype(np.float32)
+    expected = np.array(
+        [in_steady_light(d[:, x].astype(float), light.astype(float), noise2[x]) for x in range(128)]
+    )
+    steady_differences(d, light, noise2, 128, np.empty((6, 128), np.float32))
+    np.testing.assert_allclose(d, expected.T, rtol=1e-4, atol=0.02)
+
+
+def test_pixels_that_tell_of_the_light() -> None:
+    """The brightest of each stretch, not those that are unusable or alone; ramps that saturate say nothing."""
+    rng = np.random.default_rng(1)
+    for mode, count in (("NRS_BRIGHTOBJ", 3), ("MIR_LRS-SLITLESS", 3), ("NRC_TSIMAGE", 1)):
+        info = make_info(mode, ny=160, nx=300, ngroups=4)
+        image = rng.uniform(500, 2000, info.frame_shape).astype(np.float32)
+        image[100:, 256:] = np.nan
+        usable = rng.random(info.frame_shape) < 0.9
+        ones = np.ones(info.frame_shape, np.float32)
+        pixels = choose_pixels(info, image, usable, ones, ones)
+        assert pixels.count == count
+        assert (np.diff(pixels.bounds) == (64 if mode == "NRC_TSIMAGE" else 40)).all()
+        assert usable[pixels.rows, pixels.columns].all()
+        for stretch in range(count):
+            own = slice(*pixels.bounds[stretch : stretch + 2])
+            where = pixels.stretches[pixels.rows[own], pixels.columns[own] // 128]
+            assert (where == stretch).all()
+            inside = np.repeat(pixels.stretches, 128, axis=1)[:, :300] == stretch
+            levels = np.sort(np.where(inside & usable, np.nan_to_num(image), 0).ravel())[::-1]
+            chosen = image[pixels.rows[own], pixels.columns[own]]
+            np.testing.assert_array_equal(np.sort(chosen)[::-1], levels[: chosen.size])
+        image[5, 7] = 1e7
+        usable[5, 7] = True
+        assert choose_pixels(info, image, usable, ones, ones).count == count
+        assert choose_pixels(info, image, usable, ones, ones).bounds[1] == 0
+        assert choose_pixels(info, None, usable, ones, ones).count == 0
+    data = rng.normal(size=(2, 4, 3, 5)).astype(np.float32)
+    groupdq = np.zeros(data.shape, np.uint8)
+    groupdq[1, 2, 0, 1], groupdq[0, 3, 2, 4] = SAT, DNU
+    samples = np.empty((2, 4, 2), np.float32)
+    gather_ramps(data, groupdq, np.array([0, 2], np.int32), np.array([1, 4], np.int32), samples)
+    expected = data[:, :, [0, 2], [1, 4]]
+    expected[1, :, 0] = expected[0, 3, 1] = np.nan
+    np.testing.assert_array_equal(samples, expected)
 
 
 def test_light_that_changes_is_no_jump() -> None:
@@ -332,8 +389,39 @@ def test_light_that_changes_is_no_jump() -> None:
     source = np.linspace(5000.0, 20000.0, 120)
     steady = np.ones(8)
     for light in (steady, np.linspace(1.15, 0.85, 8), np.linspace(0.85, 1.15, 8)):
-        d = rng.normal(source[:, None] * light, np.sqrt(source[:, None] + 100))
+        d = rng.normal(source[:, None] * light, np.sqrt(source[:, None] * light + 100))
         d[40, 5] += 30 * np.sqrt(source[40])
         ramps = np.concatenate([np.zeros((120, 1)), d.cumsum(axis=1)], axis=1)
-        flags = flags_of(ramps, rejection_threshold=6.0, flag_4_neighbors=False) & JUMP
-        assert np.argwhere(flags).tolist() == [[6, 40]]
+        for image in (source, None):
+            flags = flags_of(ramps, rejection_threshold=6.0, flag_4_neighbors=False, image=image) & JUMP
+            # without the scout's image nothing is known of the source
+            if image is not None or light is steady:
+                assert np.argwhere(flags).tolist() == [[6, 40]]
+            else:
+                assert len(np.argwhere(flags)) > 100
+
+
+def test_light_that_changes_leaves_the_rate_of_false_hits_as_it_is() -> None:
+    """In an ingress clean pixels are flagged as often as before it, and hits are found as often."""
+    rng = np.random.default_rng(8)
+    source = rng.uniform(500.0, 20000.0, 128)
+    rates = []
+    for light in (np.ones(6), np.linspace(1.4, 0.6, 6)):
+        flagged = found = 0
+        for _ in range(60):
+            d = rng.normal(source[:, None] * light, np.sqrt(source[:, None] * light + 100))
+            hits = rng.integers(6, size=128)
+            struck = rng.random(128) < 0.1
+            level = source * light[hits]
+            d[struck, hits[struck]] += 5 * np.sqrt(level + 100)[struck]
+            ramps = np.concatenate([np.zeros((128, 1)), d.cumsum(axis=1)], axis=1)
+            flags = flags_of(ramps, rejection_threshold=3.0, flag_4_neighbors=False, image=source)[1:] & JUMP
+            true = np.zeros(flags.shape, bool)
+            true[hits[struck], struck] = True
+            found += (flags[true] > 0).sum() / struck.sum() / 60
+            flagged += (flags[~true] > 0).mean() / 60
+        rates.append((flagged, found))
+    (before, seen), (after, still) = rates
+    assert 2e-3 < before < 2e-2
+    assert after < 1.3 * before
+    assert still > 0.95 * seen > 0.8

@@ -55,7 +55,7 @@ class Part:
     ----------
     kind
         ``decode, flags, saturation, grow, second, plane, groups, levels, profiles, polynomial, unused,
-        jump, spread, fit``.
+        light, jump, spread, fit``.
     arrays
         What it does it with.
     """

@@ -11,7 +11,7 @@ file: the first saturated group of each pixel is found in integers, and of the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.base import Part, RowPass
+from tsostream.operators.fused_light import light_from_words
 from tsostream.operators.jit import kernel
 from tsostream.operators.tile import Tile
 
@@ -364,7 +365,12 @@ def fuse(passes: Sequence[tuple[str, RowPass]]) -> list[tuple[str, RowPass]]:
         parts = shorter
     if "polynomial" not in parts.found:
         return list(passes)
-    return [*_walks(parts), *passes[parts.count :]]
+    walks, rest = _walks(parts), list(passes[parts.count :])
+    light = rest[0][1].part if rest else None
+    if light is not None and light.kind == "light":
+        # before the samples, or the walk over rows would have to stop between them and the search
+        walks.insert(len(walks) - 1, (rest.pop(0)[0], light_from_words(_correction(parts), light)))
+    return [*walks, *rest]
 
 
 def fuse_levels(passes: Sequence[RowPass]) -> list[RowPass]:
@@ -417,14 +423,18 @@ class Correction:
     profiles: bool
     second: tuple[Any, ...]
 
+    def levels(self, scratch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Levels of the reference pixels, [integration, group, x] and [integration, group, y]; empty without them."""
+        if not self.profiles:
+            return NO_CUBE, NO_CUBE
+        return scratch["refpix.along_x"], scratch["refpix.along_y"]
+
     def run(self, tile: Tile, data: np.ndarray, groupdq: np.ndarray, y0: int, y1: int, top: int) -> None:
         """Correct rows ``y0 <= y < y1`` of a tile into arrays that begin with row ``top``."""
         scratch = tile.scratch
         grown, notes = scratch["saturation.grown"], scratch["saturation.notes"]
         grow_first(scratch["saturation.first"], grown, notes, data.shape[1], self.reach, y0, y1)
-        along_x, along_y = NO_CUBE, NO_CUBE
-        if self.profiles:
-            along_x, along_y = scratch["refpix.along_x"], scratch["refpix.along_y"]
+        along_x, along_y = self.levels(scratch)
         correct_samples(
             tile.raw, data, groupdq, self.flags, self.unused, grown, notes, self.bias, self.reset, along_x, along_y,
             self.coefficients, self.dark, tile.first, y0, y1, top,
@@ -439,8 +449,18 @@ def _walks(parts: _Parts) -> list[tuple[str, RowPass]]:
     walks = [("saturation", RowPass(partial(_find, limit=limit)))]
     if parts.levels is not None:
         walks.append(("refpix", _levels_pass(parts, parts.levels)))
+    correction = _correction(parts)
+    run = partial(_correct, correction=correction)
+    walks.append(
+        ("samples", RowPass(run, halo=correction.reach, part=Part("corrected", {"correction": correction})))
+    )
+    return walks
+
+
+def _correction(parts: _Parts) -> Correction:
+    threshold = parts.found["saturation"].arrays["threshold"]
     second = parts.found.get("second", Part("none")).arrays
-    correction = Correction(
+    return Correction(
         flags=parts.array("flags", "flags", np.zeros(threshold.shape, np.uint8)),
         bias=parts.array("plane", "plane", NO_PLANE),
         reset=parts.array("reset", "planes", NO_GROUPS),
@@ -451,11 +471,6 @@ def _walks(parts: _Parts) -> list[tuple[str, RowPass]]:
         profiles="profiles" in parts.found,
         second=tuple(second[name] for name in ("threshold", "bias", "nframes")) if second else (),
     )
-    run = partial(_correct, correction=correction)
-    walks.append(
-        ("samples", RowPass(run, halo=correction.reach, part=Part("corrected", {"correction": correction})))
-    )
-    return walks
 
 
 def _find(tile: Tile, y0: int, y1: int, *, limit: np.ndarray) -> None:

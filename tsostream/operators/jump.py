@@ -1,8 +1,8 @@
 """jump: cosmic-ray hits between groups, by two-point differences within the integration (spec stage 1, section 16).
 
 The statistic is that of the official step for a single integration (16.5, 16.6): no other integration is looked at, so
-the flags do not depend on how the exposure was cut. Light that changes for all of a stretch of a row alike is no jump
-(`tsostream.operators.jump_common`).
+the flags do not depend on how the exposure was cut. Light that changes within the integration for all pixels of the
+source alike is no jump (`tsostream.operators.jump_light`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
-from tsostream.integration.coupling import Coupling, PerIntegration, Window
+from tsostream.integration.coupling import Coupling, Template, Window
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Binding, BoundRampStep, Memory, Operator, Part, RowPass, reference_array
 from tsostream.operators.jump_events import EventRules, event_scratch, flag_cores, flag_events, grow_cores
+from tsostream.operators.jump_light import LightPixels, choose_pixels, find_light, gather_ramps
 from tsostream.operators.jump_search import find_jumps, flag_after_jumps, flag_neighbours
 from tsostream.operators.tile import Tile
 
@@ -95,10 +96,10 @@ class Jump(Operator):
 
     @property
     def coupling(self) -> Coupling:
-        """Snowballs mark the next integration."""
+        """The scout's image tells which pixels are the source's; snowballs mark the next integration."""
         if self.expand_large_events and self.sat_required_snowball and self.mask_snowball_core_next_int:
-            return Window(before=1, after=0)
-        return PerIntegration()
+            return Window(before=1, after=0, what=("image",))
+        return Template(("image",))
 
     @property
     def event_rules(self) -> EventRules:
@@ -150,6 +151,9 @@ class Jump(Operator):
         )
         spread = np.array([self.min_jump_to_flag_neighbors, self.max_jump_to_flag_neighbors])
 
+        pixels = choose_pixels(
+            info, binding.templates.get("image"), (pixeldq & dq.DO_NOT_USE) == 0, scale, noise2
+        )
         find = partial(
             _find_in,
             gain=scale,
@@ -157,8 +161,13 @@ class Jump(Operator):
             limits=limits,
             single_pass=self.min_diffs_single_pass,
             spread=spread,
+            stretches=pixels.stretches,
         )
         passes = [RowPass(partial(_find, find=find), part=Part("jump", {"find": find}))]
+        if pixels.rows.size:
+            look = partial(_find_light, pixels=pixels)
+            part = Part("light", {"pixels": pixels, "find": look})
+            passes.insert(0, RowPass(partial(_look, pixels=pixels, find=look), frame=True, part=part))
         if self.flag_4_neighbors:
             passes.append(RowPass(_spread, halo=1, part=Part("spread")))
         seconds = (self.after_jump_flag_time1, self.after_jump_flag_time2)
@@ -173,6 +182,9 @@ class Jump(Operator):
             "jump.marks": ((info.ngroups, info.ny, info.nx), np.uint8),
             "jump.rows": ((info.ny, info.ngroups), np.uint8),
             "jump.touched": ((info.ny, info.nx + 1), np.uint8),
+            "jump.samples": ((info.ngroups, pixels.rows.size), np.float32),
+            "jump.light": ((pixels.count, info.ngroups - 1), np.float32),
+            "jump.changes": ((pixels.count,), np.uint8),
         }
         memory = None
         if self.expand_large_events:
@@ -183,6 +195,18 @@ class Jump(Operator):
             trace = partial(_trace, rules=self.event_rules)
             memory = Memory(CARRIED, np.uint8, int(stop > 1), trace, np.copyto)
         return BoundRampStep(self.name, pixeldq, tuple(passes), scratch, memory=memory)
+
+
+def _look(
+    tile: Tile, _y0: int, _y1: int, *, pixels: LightPixels, find: Callable[[dict[str, np.ndarray]], None]
+) -> None:
+    gather_ramps(tile.data, tile.groupdq, pixels.rows, pixels.columns, tile.scratch["jump.samples"])
+    find(tile.scratch)
+
+
+def _find_light(scratch: dict[str, np.ndarray], *, pixels: LightPixels) -> None:
+    samples, light, changes = (scratch[f"jump.{name}"] for name in ("samples", "light", "changes"))
+    find_light(samples, pixels.bounds, pixels.gain, pixels.noise2, light, changes)
 
 
 def _find(tile: Tile, y0: int, y1: int, *, find: Callable[..., None]) -> None:
@@ -202,9 +226,13 @@ def _find_in(
     limits: np.ndarray,
     single_pass: int,
     spread: np.ndarray,
+    stretches: np.ndarray,
 ) -> None:
+    light, changes = scratch["jump.light"], scratch["jump.changes"]
     marks, rows = scratch["jump.marks"], scratch["jump.rows"]
-    find_jumps(data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1, top)
+    find_jumps(
+        data, groupdq, gain, noise2, limits, single_pass, spread, stretches, light, changes, marks, rows, y0, y1, top
+    )  # fmt: skip
 
 
 def _spread(tile: Tile, y0: int, y1: int) -> None:

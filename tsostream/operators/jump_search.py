@@ -11,7 +11,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
-from tsostream.operators.jump_common import common_light, divide_light
+from tsostream.operators.jump_light import LANES, steady_differences
 from tsostream.operators.jump_marks import median_of
 from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_median, screen_span
 from tsostream.operators.sorting import short_median
@@ -20,8 +20,6 @@ __all__ = ["find_jumps", "flag_after_jumps", "flag_neighbours"]
 
 JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
-#: pixels that are screened side by side
-LANES = 128
 #: so few suspects among neighbouring pixels are not worth counting for
 FEW = 6
 #: longer lists are not sorted for their median
@@ -116,7 +114,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
 
 @kernel
 def find_jumps(
-    data, groupdq, gain, noise2, limits, single_pass, spread, marks, rows, y0, y1, top
+    data, groupdq, gain, noise2, limits, single_pass, spread, stretches, light, changes, marks, rows, y0, y1, top
 ):  # fmt: skip
     """Flag jumps of every pixel.
 
@@ -136,6 +134,12 @@ def find_jumps(
         From this many usable differences on, one pass instead of the iterative search.
     spread : float64 [2]
         A hit with min < sigma < max spreads to its neighbours.
+    stretches : int16 [y, chunk]
+        To which stretch of the light a row's pixels belong.
+    light : float32 [integration, stretch, difference]
+        Brightness of the source over its mean, as `find_light` leaves it.
+    changes : uint8 [integration, stretch]
+        Whether it changes; without stretches it never does.
     marks : uint8 [integration, group, y, x]
         1 for a hit that spreads; valid only in groups of rows that ``rows`` names.
     rows : uint8 [integration, y, group]
@@ -149,7 +153,6 @@ def find_jumps(
     low = np.empty(LANES, np.float32)
     high = np.empty(LANES, np.float32)
     sums = np.empty((6, LANES), np.float32)
-    light = np.empty(ndiff, np.float32)
     suspect = np.empty(LANES, np.bool_)
     d = np.empty(ndiff, np.float64)
     a = np.empty(ndiff, np.float64)
@@ -170,16 +173,18 @@ def find_jumps(
             for start in range(0, nx, LANES):
                 width = min(LANES, nx - start)
                 fill_ramp_differences(data, groupdq, gain, i, y, start, width, lanes, top)
+                if changes.shape[1] > 0:
+                    stretch = stretches[y, start // LANES]
+                    if changes[i, stretch]:
+                        steady_differences(
+                            lanes, light[i, stretch], noise2[y, start : start + width], width, sums
+                        )
                 find_extremes(lanes, width, low, high)
                 some = screen_span(noise2, y, start, width, clear, low, high, suspect)
                 if some > FEW and ndiff >= 4:
                     some = screen_median(
                         lanes, noise2, y, start, width, sure, single_pass, low, high, sums, suspect
                     )
-                if some > FEW and common_light(lanes, noise2, y, start, width, sums[0], sums[1], light):
-                    divide_light(lanes, light, width)
-                    find_extremes(lanes, width, low, high)
-                    some = screen_span(noise2, y, start, width, clear, low, high, suspect)
                 if not some:
                     continue
                 for lane in range(width):

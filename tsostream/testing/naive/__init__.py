@@ -14,7 +14,7 @@ from tsostream.testing.naive.calibration import CALIBRATION_TWINS
 from tsostream.testing.naive.corrections import CORRECTION_TWINS
 from tsostream.testing.naive.events import EVENT_TWINS
 from tsostream.testing.naive.extraction import fit_column, sum_of_columns
-from tsostream.testing.naive.jumps import common_light, flag_jumps
+from tsostream.testing.naive.jumps import flag_jumps, in_steady_light, source_light
 from tsostream.testing.naive.likelihood import fit_likelihood
 from tsostream.testing.naive.outliers import OUTLIER_TWINS
 from tsostream.testing.naive.photometry import aperture_image, centre_of_mass, gaussian_in_box
@@ -66,8 +66,13 @@ TWINS: dict[str, Callable[..., Any]] = {
     "fused._evaluate": evaluate_polynomial,
     "fused.correct_samples": evaluate_polynomial,
     "banded.keep_band": flag_jumps,
-    "jump_common.common_light": common_light,
-    "jump_common.divide_light": common_light,
+    "fused_light._is_whole": saturate,
+    "fused_light.correct_some": evaluate_polynomial,
+    "jump_light.gather_ramps": source_light,
+    "jump_light._differences": source_light,
+    "jump_light._weighted_middle": source_light,
+    "jump_light.find_light": source_light,
+    "jump_light.steady_differences": in_steady_light,
     "jump_search._touch": flag_jumps,
     "ramp_slopes._fit_one": fit_all,
     "ramp_slopes.fit_touched": fit_all,

@@ -6,31 +6,63 @@ import numpy as np
 
 from tsostream.integration import dq
 
-__all__ = ["common_light", "flag_jumps", "pixel_jumps"]
+__all__ = ["flag_jumps", "in_steady_light", "pixel_jumps", "source_light"]
 
 UNUSABLE = dq.DO_NOT_USE | dq.SATURATED
 
 
-def common_light(d: np.ndarray, noise2: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Tell how bright the source was in each difference of neighbouring pixels, and whether that changes.
+def source_light(samples: np.ndarray, gain: np.ndarray, noise2: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Tell how bright a source was in each difference of an integration, and whether that changes.
 
     Parameters
     ----------
-    d : float64 [difference, pixel]
-        Differences [e-].
-    noise2 : float64 [pixel]
-        Read-noise variance of a difference [e-^2].
+    samples : float32 [group, pixel]
+        Ramps of some of its pixels [DN], NaN where they are unusable.
+    gain, noise2 : float32 [pixel]
+        e-/DN, and read-noise variance of a difference [e-^2].
+
+    Returns
+    -------
+    light : float64 [difference]
+        Brightness over the mean.
+    changes : bool
+        Whether it is certainly not constant.
     """
-    mean = d.mean(axis=0)
-    bright = np.zeros(mean.size, bool)
-    for k in range(mean.size):
-        bright[k] = np.isfinite(mean[k]) and mean[k] > 0 and mean[k] >= 25 * np.sqrt(mean[k] + noise2[k])
-    if bright.sum() < 32:
-        return np.ones(len(d)), False
-    light = np.array([np.median(row[bright] / mean[bright]) for row in d])
-    error = np.sqrt((mean[bright] + noise2[bright]) / mean[bright] ** 2)
-    limit = 6 * 1.2533 * np.sqrt((error**2).mean()) / np.sqrt(bright.sum())
-    return light, bool((light > 0.1).all() and (np.abs(light - 1) > limit).any())
+    d = np.diff(samples, axis=0) * gain
+    alive = np.isfinite(d).any(axis=0)
+    d, noise2 = d[:, alive], noise2[alive]
+    there = np.isfinite(d).sum(axis=1) * 2 > d.shape[1]
+    steady = np.ones(len(d)), False
+    if there.sum() < 2:
+        return steady
+    mean = d[there].astype(float).mean(axis=0)
+    used = np.isfinite(mean) & (mean > 0)
+    weight = mean[used]
+    if used.sum() < 6 or weight.max() > 0.4 * weight.sum():
+        return steady
+    limit = 3.5 * np.sqrt((weight + noise2[used]).sum()) / weight.sum()
+    sums = d[there][:, used].astype(float).sum(axis=1) / weight.sum()
+    if not (np.abs(sums - 1) > limit).any():
+        return steady
+    light = np.ones(len(d))
+    for j in np.flatnonzero(there):
+        order = np.argsort(d[j, used] / weight, kind="stable")
+        ratio, own = (d[j, used] / weight)[order], weight[order]
+        light[j] = max(np.interp(0.5, (np.cumsum(own) - own / 2) / own.sum(), ratio), 0.0)
+    return light, bool((np.abs(light - 1) > 1.2533 * limit).any())
+
+
+def in_steady_light(d: np.ndarray, light: np.ndarray, noise2: float) -> np.ndarray:
+    """Make of a pixel's differences what they would have been in steady light (float64 [difference], NaN kept)."""
+    there = np.isfinite(d)
+    if not there.any():
+        return d
+    excess = np.where(there, d * light[there].sum() - light * d[there].sum(), -np.inf)
+    rest = there.copy()
+    rest[np.argmax(excess)] = False
+    level = d[rest].sum() / light[rest].sum() if rest.any() else 0.0
+    noise = np.sqrt((max(level, 0) + noise2) / (max(level, 0) * light + noise2))
+    return level + (d - light * level) * noise
 
 
 def pixel_jumps(

@@ -1,0 +1,104 @@
+"""What some pixels say of the source's light, from the words of the file: the walk over rows need not stop for it.
+
+The search for jumps wants to know it before its first row (`tsostream.operators.jump_light`). In a chain that corrects,
+searches and fits band by band no sample is corrected by then, so these few are, one by one, to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tsostream.integration import dq
+from tsostream.operators.base import Part, RowPass
+from tsostream.operators.jit import kernel
+from tsostream.operators.tile import Tile
+
+__all__ = ["correct_some", "light_from_words"]
+
+UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
+
+
+@kernel
+def _is_whole(first, ngroups, reach, y, x):
+    """Whether neither a pixel nor a neighbour saturates (``first``: int16 [y, x])."""
+    for near in range(max(0, y - reach), min(first.shape[0], y + reach + 1)):
+        for k in range(max(0, x - reach), min(first.shape[1], x + reach + 1)):
+            if first[near, k] < ngroups:
+                return False
+    return True
+
+
+@kernel
+def correct_some(
+    raw, rows, columns, flags, unused, first, reach, bias, reset, along_x, along_y, coefficients, dark, number, samples
+):  # fmt: skip
+    """Correct the samples of some pixels; parameters as in `tsostream.operators.fused.correct_samples`.
+
+    Parameters
+    ----------
+    rows, columns : int32 [pixel]
+        Which pixels.
+    first : int16 [integration, y, x]
+        First saturated group of each pixel.
+    reach : int
+        How far saturation grows.
+    samples : float32 [integration, group, pixel]
+        Written [DN]; NaN where a sample is unusable, and in all groups where the ramp saturates.
+    """
+    n, ngroups = raw.shape[:2]
+    for i in range(n):
+        early, late = min(number + i - 1, reset.shape[0] - 1), min(number + i - 1, dark.shape[0] - 1)
+        for p in range(rows.size):
+            y, x = rows[p], columns[p]
+            whole = _is_whole(first[i], ngroups, reach, y, x) and (flags[y, x] & UNUSABLE) == 0
+            for g in range(ngroups):
+                word = raw[i, g, y, x]
+                word = np.uint16((word >> np.uint16(8)) | (word << np.uint16(8))) ^ np.uint16(0x8000)
+                if not whole or g == unused or word == np.uint16(0):
+                    samples[i, g, p] = np.float32(np.nan)
+                    continue
+                value = np.float32(word)
+                if bias.shape[0] > 0:
+                    value = value - bias[y, x]
+                if reset.shape[0] > 0 and g < reset.shape[1]:
+                    value = value - reset[early, g, y, x]
+                if along_x.shape[0] > 0:
+                    value = np.float32((value - along_x[i, g, x]) - along_y[i, g, y])
+                result = value
+                if coefficients.shape[0] > 0:
+                    result = coefficients[coefficients.shape[0] - 1, y, x]
+                    for k in range(coefficients.shape[0] - 2, -1, -1):
+                        result = result * value + coefficients[k, y, x]
+                if dark.shape[0] > 0 and g < dark.shape[1]:
+                    result = result - dark[late, g, y, x]
+                samples[i, g, p] = result
+
+
+def light_from_words(correction: Any, part: Part) -> RowPass:
+    """Make the pass that finds the light before any sample of the frame is corrected.
+
+    Parameters
+    ----------
+    correction
+        A `tsostream.operators.fused.Correction`.
+    part
+        What the jump step says of its own pass.
+    """
+    run = partial(_look, correction=correction, pixels=part.arrays["pixels"], find=part.arrays["find"])
+    return RowPass(run, frame=True)
+
+
+def _look(tile: Tile, _y0: int, _y1: int, *, correction: Any, pixels: Any, find: Callable[..., None]) -> None:
+    scratch: dict[str, np.ndarray] = tile.scratch
+    samples, raw = scratch["jump.samples"], tile.raw
+    along_x, along_y = correction.levels(scratch)
+    correct_some(
+        raw, pixels.rows, pixels.columns, correction.flags, correction.unused, scratch["saturation.first"],
+        correction.reach, correction.bias, correction.reset, along_x, along_y, correction.coefficients,
+        correction.dark, tile.first, samples,
+    )  # fmt: skip
+    find(scratch)

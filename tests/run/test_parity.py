@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from click.testing import CliRunner
 from run_helpers import light_curve
 
 import tsostream
 from tsostream.cli.app import tsostream as command
 from tsostream.errors import ConfigError
+from tsostream.integration import dq
 
 pytestmark = pytest.mark.oracle
 
@@ -84,11 +86,33 @@ def test_rows_do_not_depend_on_workers_and_blocks(shared: Path, tmp_path: Path) 
         np.testing.assert_array_equal(one[column], other[column])
 
 
+@pytest.mark.parametrize("name", ["nrs_sub512", "miri_sub64"])
+def test_ramps_are_the_official_ones(name: str, shared: Path, tmp_path: Path) -> None:
+    """The ramp product, and single steps: of a mode with jumps by two-point differences, and of MIRI."""
+    case = shared / "golden" / name
+    tsostream.process(
+        case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", products=("ramp",), products_dir=tmp_path,
+        save_steps=("saturation", "jump"), save_ints="2-3", **PLACES.get(name, {}),
+    )  # fmt: skip
+    official = sorted((case / "jwst").glob("*_ramp.fits*"))
+    assert official
+    for path in official:
+        stem = path.name.partition("_ramp")[0]
+        with fits.open(path) as theirs, fits.open(tmp_path / f"{stem}_ramp.fits") as ours:
+            for plane in ("GROUPDQ", "PIXELDQ"):
+                np.testing.assert_array_equal(ours[plane].data, theirs[plane].data)
+            np.testing.assert_allclose(ours["SCI"].data, theirs["SCI"].data, rtol=2e-6, atol=2e-3)
+            with fits.open(tmp_path / f"{stem}_jump.fits") as jump:
+                np.testing.assert_array_equal(jump["GROUPDQ"].data, ours["GROUPDQ"].data[1:3])
+        with fits.open(tmp_path / f"{stem}_saturation.fits") as early:
+            assert not (early["GROUPDQ"].data & dq.JUMP_DET).any()
+            assert early[0].header["S_SATURA"] == "COMPLETE"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"settings": ("picture_frame.skip=false",)}, r"--parity jwst does not do picture_frame"),
-        ({"save_steps": ("jump",)}, r"no --save-steps and no ramp product"),
     ],
 )
 def test_refused(options: dict, message: str, shared: Path, tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def product_specs(prepared: Prepared, files: Sequence[Planned], chain: Chain) ->
                     "Reference file contents (sha256)": hashes,
                     "Calibration step information": _step_status(prepared, steps, step, reach),
                 },
-                pixeldq=planes.get(step, chain.rates.pixeldq) if ramp else None,
+                pixeldq={**planes, **chain.rates.ramp_flags(one.segment)}.get(step, chain.rates.pixeldq)
+                if ramp
+                else None,
                 tree=carried_tree(prepared, sources[one.segment].path, info),
             )
         )

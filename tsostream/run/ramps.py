@@ -121,6 +121,10 @@ class RateChain:
         """How many integrations back the ramp steps remember."""
         return max((one.before for one in memories_of(self.steps)), default=0)
 
+    def ramp_flags(self, segment: int) -> dict[str, np.ndarray]:
+        """Step -> DQ plane uint32 [y, x] of the ramps it leaves of a segment, where segments differ."""
+        return {}
+
     def carry(self) -> Carry | None:
         """Make what is carried between the blocks of a run; None where nothing is."""
         memories = memories_of(self.steps)

@@ -22,8 +22,8 @@ from tsostream.operators.rate_planes import RatePlanes
 from tsostream.references import find_references, judge_missing, load_references
 from tsostream.run.config import load_config
 from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
+from tsostream.run.parity.spool import RampSpool
 from tsostream.run.parity.steps import split_steps
-from tsostream.run.parity.windows import Window
 
 __all__ = ["Row", "SegmentResult", "compare_case", "compare_planes", "main", "run_case", "table"]
 
@@ -44,18 +44,15 @@ class SegmentResult:
         The uncal file.
     slopes
         rateints and rate.
-    groupdq : uint8 [integration, group, y, x]
-        Flags after the jump search.
-    ramp : float32 [integration, group, y, x]
-        Signal there [DN].
+    ramps
+        What the fit is given: signal [DN] and flags.
     seconds, samples
         Time it took, and samples (pixels times groups times integrations).
     """
 
     path: Path
     slopes: SegmentSlopes
-    groupdq: np.ndarray
-    ramp: np.ndarray
+    ramps: RampSpool
     seconds: float
     samples: int
 
@@ -112,23 +109,14 @@ def run_case(
     steps = split_steps(config, info, loaded.references)
     with ThreadPoolExecutor(workers) as pool:
         for segment in exposure.segments:
-            shape = (segment.count, info.ngroups, info.ny, info.nx)
-            groupdq, ramp = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
-
-            def keep(
-                window: Window, data: np.ndarray, flags: np.ndarray, into: tuple = (ramp, groupdq)
-            ) -> None:
-                y0, y1, x0, x1 = window.core
-                for array, part in zip(into, (data, flags), strict=True):
-                    array[:, :, *window.slices] = part[:, :, y0:y1, x0:x1]
-
-            run = SegmentRun(segment, steps, pool, workers, ramp=keep)
+            run = SegmentRun(segment, steps, pool, workers, keep=steps.ramp_order[-1:])
             if window_bytes is not None:
                 run.window_bytes = window_bytes
             began = time.perf_counter()
             slopes = run.run()
             spent = time.perf_counter() - began
-            yield SegmentResult(segment.source_path, slopes, groupdq, ramp, spent, int(np.prod(shape)))
+            (ramps,) = slopes.ramps.values()
+            yield SegmentResult(segment.source_path, slopes, ramps, spent, ramps.data.size)
 
 
 def compare_planes(case: str, product: str, ours: RatePlanes, path: Path) -> list[Row]:
@@ -195,11 +183,11 @@ def compare_case(folder: Path, result: SegmentResult, *, official: str = "jwst")
             with fits.open(found[0]) as hdus:
                 rows.append(
                     _compare_bits(
-                        case, product, "GROUPDQ", result.groupdq, hdus["GROUPDQ"].data.astype(np.uint8)
+                        case, product, "GROUPDQ", result.ramps.groupdq, hdus["GROUPDQ"].data.astype(np.uint8)
                     )
                 )
                 theirs = hdus["SCI"].data.astype(np.float64)
-                rows.append(_compare(case, product, "SCI", result.ramp.astype(np.float64), theirs, 1.0))
+                rows.append(_compare(case, product, "SCI", result.ramps.data.astype(np.float64), theirs, 1.0))
         else:
             planes = result.slopes.planes if product == "rateints" else result.slopes.mean
             rows += compare_planes(case, product, planes, found[0])

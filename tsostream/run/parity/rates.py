@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsostream.integration.payload import Raw
+import numpy as np
+
+from tsostream.integration.payload import Rate, Raw
 from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.memory import Carry
-from tsostream.operators.tile import plan_tile
+from tsostream.operators.tile import Tile, plan_tile
 from tsostream.references.small_files import write_emicorr
 from tsostream.run.observer import Observer
 from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
@@ -44,7 +46,29 @@ class ParityRates(RateChain):
         """Give the buffer of a block back, and hand out its slopes, in arrays of their own."""
         raw.release()
         (store,) = (one for one in self.stores if one.first <= raw.first < one.first + len(one.times))
-        return Lent(store.rate(raw.first, raw.times))
+        rate = store.rate(raw.first, raw.times)
+        for step, tap in self.taps.items():
+            tap(_tile(store, rate, step), step)
+        return Lent(rate)
+
+    def ramp_flags(self, segment: int) -> dict[str, np.ndarray]:
+        """Step -> DQ plane uint32 [y, x] of the ramps it left of a segment."""
+        return {step: spool.pixeldq for step, spool in self.stores[segment].ramps.items()}
+
+
+def _tile(store: SegmentSlopes, rate: Rate, step: str) -> Tile:
+    """Show a step's result: its ramps, or the slopes."""
+    if (spool := store.ramps.get(step)) is None:
+        none = np.empty((rate.count, 0, *rate.data.shape[1:]), np.float32)
+        return Tile(rate.first, None, none, none.astype(np.uint8), rate)
+    return Tile(rate.first, None, *spool.ramps(rate.first - store.first, rate.count), None)
+
+
+def kept_steps(prepared: Prepared) -> tuple[str, ...]:
+    """List the steps whose ramps go to products; the product without a step holds what the fit is given."""
+    files = () if prepared.products is None else prepared.products.files
+    names = [one.name for one in prepared.config.operators if one.produces == "ramp"]
+    return tuple(dict.fromkeys(one.step or names[-1] for one in files if one.kind == "ramp"))
 
 
 def save_waves(prepared: Prepared, run: SegmentRun) -> None:
@@ -78,8 +102,9 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     """
     info = prepared.exposure.info
     steps = split_steps(prepared.config, info, prepared.references, prepared.ramp_templates)
+    keep = kept_steps(prepared)
     runs = [
-        SegmentRun(segment, steps, pool, prepared.plan.workers, scratch=prepared.request.scratch)
+        SegmentRun(segment, steps, pool, prepared.plan.workers, scratch=prepared.request.scratch, keep=keep)
         for segment in prepared.exposure.segments
     ]
     on_disk = sum(run.store_bytes for run in runs if run.store_bytes > STORE_BYTES)
@@ -91,6 +116,11 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
         where = prepared.request.scratch or "the system's temporary folder"
         observer.message(
             f"parity: the ramps of a segment take {spool / 1e6:.0f} MB in {where} while whole frames are looked at"
+        )
+    if kept := sum(run.kept_bytes for run in runs):
+        where = prepared.request.scratch or "the system's temporary folder"
+        observer.message(
+            f"parity: the ramps of {', '.join(keep)} take {kept / 1e6:.0f} MB in {where} until the run ends"
         )
     stores = []
     began = time.perf_counter()

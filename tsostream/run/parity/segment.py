@@ -12,9 +12,9 @@ on the way, and where one does say something the windows are done again with it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,8 @@ class SegmentSlopes:
         One row per integration.
     method
         How jumps were found.
+    ramps
+        Step -> ramps it left, as far as they were to be kept.
     """
 
     first: int
@@ -65,6 +67,7 @@ class SegmentSlopes:
     mean: RatePlanes
     times: Times
     method: str
+    ramps: Mapping[str, RampSpool] = field(default_factory=dict)
 
     @property
     def planes(self) -> RatePlanes:
@@ -98,8 +101,8 @@ class SegmentRun:
         Memory of a window.
     scratch
         Folder of the store; default the system's.
-    ramp
-        Called with ``(window, data, groupdq)`` after the jump search, before the fit; for products and tests.
+    keep
+        Steps whose ramps are kept, of `ParitySteps.ramp_order`; for products.
     """
 
     segment: SegmentFile
@@ -108,7 +111,7 @@ class SegmentRun:
     workers: int = 1
     window_bytes: int = WINDOW_BYTES
     scratch: Path | None = None
-    ramp: Callable[[Window, np.ndarray, np.ndarray], None] | None = None
+    keep: tuple[str, ...] = ()
 
     @property
     def store_bytes(self) -> int:
@@ -120,6 +123,11 @@ class SegmentRun:
     def spool_bytes(self) -> int:
         """Size of the ramps, where a step looks at whole frames behind the jump search; else 0."""
         return spool_bytes(self.steps.info, self.segment.count) if self.steps.frames_after else 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the ramps that are kept for products."""
+        return spool_bytes(self.steps.info, self.segment.count) * len(self.keep)
 
     def run(self) -> SegmentSlopes:
         """Do it.
@@ -140,12 +148,20 @@ class SegmentRun:
             windows = plan_windows(segment.count, self.steps.info, self.steps.halo, self.window_bytes)
             shape = self.steps.info.frame_shape
             store, mean = SlopeStore(segment.count, shape, windows, self.scratch), RatePlanes.empty(shape)
-            walk = _Walk(self, WindowWork(reader, self.steps, jobs, tables), windows, store, mean)
+            kept = {name: self._room(name) for name in self.keep}
+            walk = _Walk(self, WindowWork(reader, self.steps, jobs, tables, kept=kept), windows, store, mean)
             method = walk.choose_method()
             walk.slopes(method)
             walk.work.finish(RatePlanes(*(one[None] for one in mean.arrays())))
         times = SegmentTimes(segment).rows(segment.first, segment.count)
-        return SegmentSlopes(segment.first, store, mean, times, method)
+        return SegmentSlopes(segment.first, store, mean, times, method, kept)
+
+    def _room(self, step: str) -> RampSpool:
+        """Make room for the ramps a step leaves."""
+        info = replace(self.steps.info, zeroframe=False)
+        spool = RampSpool.make(info, self.segment.count, self.scratch)
+        spool.pixeldq[...] = self.steps.static_dq(step)
+        return spool
 
 
 @dataclass
@@ -235,6 +251,8 @@ class _Walk:
             if flicker is not None:
                 self._settle(method)
         self.work.draft = False
+        if clean and (kept := self.work.kept.get("jump")) is not None:
+            kept.copy(spool)
         if flicker is not None and not clean_spool(
             flicker, spool, self.store.signal, self.mean, self.work.jobs.each
         ):
@@ -271,12 +289,20 @@ class _Walk:
         return self._news(method, known, usable, clean, fitted)
 
     def _before_fit(self, window: Window, held: Held) -> None:
-        """Flag persistence, and show the ramps to who wants to see them."""
+        """Flag persistence, and keep the ramps that are wanted."""
+        # where the noise is taken out, the jump search's own were kept before
+        if self.spool is None or self.steps.flicker is None:
+            self._keep_ramps("jump", window, held)
+        self._keep_ramps("clean_flicker_noise", window, held)
         if self.steps.persistence is not None:
             info, segment = self.steps.info, self.run.segment
             flag_persistence(self.steps.persistence, info, segment, held.data, held.groupdq)
-        if self.run.ramp is not None:
-            self.run.ramp(window, held.data, held.groupdq)
+        self._keep_ramps("persistence", window, held)
+
+    def _keep_ramps(self, step: str, window: Window, held: Held) -> None:
+        """Keep the ramps that a step has left, if they are wanted."""
+        if (kept := self.work.kept.get(step)) is not None:
+            kept.put_ramps(window, held.data, held.groupdq)
 
     def _keep(self, window: Window, held: Held) -> None:
         """Put the slopes of a window's own pixels to their place."""

@@ -44,7 +44,7 @@ def make_room(count: int, folder: Path | None) -> np.ndarray:
 
 @dataclass
 class RampSpool:
-    """Ramps of all integrations of a segment.
+    """Ramps of all integrations of a segment, on their way or as a step left them.
 
     Parameters
     ----------
@@ -86,11 +86,17 @@ class RampSpool:
         """Take the pixels a window keeps."""
         y0, y1, x0, x1 = window.core
         rows, columns = window.slices
-        self.data[:, :, rows, columns] = data[:, :, y0:y1, x0:x1]
-        self.groupdq[:, :, rows, columns] = groupdq[:, :, y0:y1, x0:x1]
         if self.zero is not None and zero is not None:
             self.zero[:, rows, columns] = zero[:, y0:y1, x0:x1]
         self.pixeldq[rows, columns] |= bits[y0:y1, x0:x1]
+        self.put_ramps(window, data, groupdq)
+
+    def put_ramps(self, window: Window, data: np.ndarray, groupdq: np.ndarray, start: int = 0) -> None:
+        """Take the samples and flags a window keeps, of integrations from ``start`` on."""
+        y0, y1, x0, x1 = window.core
+        place = (slice(start, start + len(data)), slice(None), *window.slices)
+        self.data[place] = data[:, :, y0:y1, x0:x1]
+        self.groupdq[place] = groupdq[:, :, y0:y1, x0:x1]
         self.rest()
 
     def get(
@@ -104,6 +110,20 @@ class RampSpool:
             zero[...] = self.zero[:, *place]
         bits |= self.pixeldq[place]
         self.rest()
+
+    def copy(self, other: RampSpool) -> None:
+        """Take all ramps of another one."""
+        for i in range(len(self.data)):
+            self.data[i], self.groupdq[i] = other.data[i], other.groupdq[i]
+            self.rest()
+            other.rest()
+
+    def ramps(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Hand out the samples and flags of some integrations, in arrays of their own."""
+        part = slice(start, start + count)
+        taken = np.array(self.data[part]), np.array(self.groupdq[part])
+        self.rest()
+        return taken
 
     def rest(self) -> None:
         """Give back memory that the file can give again."""

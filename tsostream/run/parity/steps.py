@@ -25,6 +25,7 @@ from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
 from tsostream.run.config import Config
 from tsostream.run.parity.windows import Window, cut_info, cut_references
+from tsostream.run.product_plan import split_names
 from tsostream.run.request import Request
 
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
@@ -36,6 +37,8 @@ ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y, of groups and of zero frames
 TABLES = ("refpix.along_x", "refpix.along_y", "refpix.zero_x", "refpix.zero_y")
 
+#: the jump search, and steps that change ramps behind it
+BEHIND_JUMPS = ("jump", "clean_flicker_noise", "persistence")
 #: scratch planes of the rows of zero frames that refpix corrects
 ZERO_PLANES = ("zeroframe", "refpix.zero")
 
@@ -95,6 +98,17 @@ class ParitySteps:
     def frames_after(self) -> bool:
         """Whether something looks at whole frames behind the jump search."""
         return self.flicker is not None or self.has_events
+
+    @property
+    def ramp_order(self) -> tuple[str, ...]:
+        """Everything that leaves ramps, in order."""
+        return ("decode", *(one.name for one in self.operators), *BEHIND_JUMPS)
+
+    def static_dq(self, step: str) -> np.ndarray:
+        """Copy the static DQ plane that a step leaves, uint32 [y, x]."""
+        if step == "decode":
+            return np.zeros(self.info.frame_shape, np.uint32)
+        return next((one.pixeldq for one in self.bound if one.name == step), self.pixeldq).copy()
 
     def corrected(self, found: Corrections) -> ParitySteps:
         """Make the steps of one file, whose waves of interference are known."""
@@ -267,15 +281,17 @@ def check_parity(
     """
     if not info.is_ramp:
         return
-    if request.save_steps or "ramp" in request.products:
-        what = "--parity jwst makes rateints and rate, no --save-steps and no ramp product"
-        raise ConfigError(Problem(what, todo="leave them out", code="parameter"))
     step = config.operator(CleanFlickerNoise.name)
     kept = [name for name in ("save_mask", "save_background", "save_noise") if getattr(step, name, False)]
     if kept:
         what = f"--parity jwst does not save what clean_flicker_noise keeps ({', '.join(kept)})"
         raise ConfigError(Problem(what, todo="leave it out, or --parity", code="parameter"))
-    split_steps(config, info, references, templates)
+    steps = split_steps(config, info, references, templates)
+    scaled = [one.name for one in steps.after if not one.skipped]
+    if scaled and "ramp_fit" in split_names(request.save_steps):
+        what = f"--parity jwst makes slopes and takes them through {', '.join(scaled)} in one go"
+        todo = "save rateints instead of ramp_fit"
+        raise ConfigError(Problem(what, "--save-steps ramp_fit", todo, "parameter"))
 
 
 def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tsostream.integration import dq
 from tsostream.integration.payload import Times
+from tsostream.operators.base import RowPass
 from tsostream.operators.decode import decode_pass
 from tsostream.operators.fused import fuse
 from tsostream.operators.jump_segment import (
@@ -28,6 +29,7 @@ from tsostream.operators.tile import BAND_BYTES, Tile, make_scratch, run_passes
 from tsostream.operators.window_fit import WindowFit
 from tsostream.run.parity.frames import SAMPLE
 from tsostream.run.parity.reading import Jobs, SegmentReader
+from tsostream.run.parity.spool import RampSpool
 from tsostream.run.parity.steps import ESTIMATED, ParitySteps, WindowSteps
 from tsostream.run.parity.windows import Window
 
@@ -98,6 +100,8 @@ class WindowWork:
         What refpix subtracts, by scratch plane.
     draft
         Whether slopes are only wanted to tell what is background: with the fit's defaults.
+    kept
+        Step -> where the ramps go that it leaves; for products.
     """
 
     reader: SegmentReader
@@ -105,6 +109,7 @@ class WindowWork:
     jobs: Jobs
     tables: Mapping[str, np.ndarray]
     draft: bool = False
+    kept: Mapping[str, RampSpool] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _idle: list[JumpWorkspace] = field(default_factory=list, repr=False)
 
@@ -131,8 +136,7 @@ class WindowWork:
         """Take all integrations of a window through the steps before the jump search."""
         n, (ny, nx) = self.reader.count, window.shape
         length = max(1, min(n, BAND_BYTES // (bound.info.ngroups * ny * nx * SAMPLE)))
-        named = [("decode", decode_pass), *((step.name, one) for step in bound.steps for one in step.passes)]
-        passes = [one for _, one in fuse(named)]
+        passes = [one for _, one in fuse(self._named_passes(window, bound))]
         estimated = np.zeros((ny, nx), bool)
 
         def work(start: int) -> None:
@@ -146,6 +150,35 @@ class WindowWork:
 
         self.jobs.each(work, range(0, n, length))
         bound.pixeldq[estimated] |= np.uint32(dq.FLUX_ESTIMATED)
+        self._keep_flags(window, estimated)
+
+    def _named_passes(self, window: Window, bound: WindowSteps) -> list[tuple[str, RowPass]]:
+        """List the passes with their steps; behind a step whose ramps are kept, one that keeps them."""
+        named: list[tuple[str, RowPass]] = []
+        running = {step.name: step for step in bound.steps}
+        for name in ("decode", *(one.name for one in self.steps.operators)):
+            passes = (decode_pass,) if name == "decode" else getattr(running.get(name), "passes", ())
+            named += [(name, one) for one in passes]
+            if name in self.kept:
+                named.append(("products", RowPass(self._keeping(window, self.kept[name]), frame=True)))
+        return named
+
+    def _keeping(self, window: Window, spool: RampSpool) -> Callable[[Tile, int, int], None]:
+        def keep(tile: Tile, _y0: int, _y1: int) -> None:
+            spool.put_ramps(window, tile.data, tile.groupdq, tile.first - self.reader.first)
+
+        return keep
+
+    def _keep_flags(self, window: Window, estimated: np.ndarray) -> None:
+        """Note estimated signal in the DQ planes of ramps that are kept behind the step that estimates."""
+        y0, y1, x0, x1 = window.core
+        bits = np.where(estimated[y0:y1, x0:x1], np.uint32(dq.FLUX_ESTIMATED), np.uint32(0))
+        order = self.steps.ramp_order
+        for mark in ESTIMATED:
+            step = mark.partition(".")[0]
+            for name, spool in self.kept.items():
+                if step in order and order.index(name) >= order.index(step):
+                    spool.pixeldq[window.slices] |= bits
 
     def _tile(self, window: Window, bound: WindowSteps, held: Held, part: slice) -> Tile:
         """Read some integrations of a window, and cut to it what was found in whole frames."""

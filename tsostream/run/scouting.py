@@ -7,7 +7,7 @@ choose weights by; slopes with it (weights and variances as in the run) of all i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import pairwise
@@ -200,7 +200,8 @@ def run_scout(
     stack.image[stack.finite * 2 < len(numbers)] = np.nan
     facts = {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
     variance, slow_is_x = templates["variance"], abs(info.slowaxis) == 1
-    covariance = _covariance(stack.slopes, scale, stack.image, variance, slow_is_x=slow_is_x)
+    wings = info.dispaxis == 0
+    covariance = _covariance(stack.slopes, scale, stack.image, variance, slow_is_x=slow_is_x, wings=wings)
     return Scout(stack.image, stack.scatter, variance, covariance, len(numbers), tuple(numbers), facts)
 
 
@@ -239,9 +240,15 @@ def bright_pixels(image: np.ndarray, usable: np.ndarray, most: int = BRIGHT_PIXE
 
 
 def _covariance(
-    stack: np.ndarray, scale: np.ndarray, image: np.ndarray, variance: np.ndarray, *, slow_is_x: bool
+    stack: np.ndarray,
+    scale: np.ndarray,
+    image: np.ndarray,
+    variance: np.ndarray,
+    *,
+    slow_is_x: bool,
+    wings: bool,
 ) -> np.ndarray:
-    """Measure the noise that background pixels share."""
+    """Measure the noise that background pixels share, where there are ``wings`` without what is left of the source."""
     count = int(min(len(stack), max(4, COVARIANCE_PIXELS // image.size)))
     chosen = np.linspace(0, len(stack) - 1, count).astype(int)
     # the fainter half of the frame, without pixels that are noisier than the rest or not always there
@@ -257,8 +264,40 @@ def _covariance(
     limit = 6 * np.sqrt(noise) + 6 * size
     # the template, a median, holds about 1/n of each image's own noise
     factor = np.float32(1.0 / np.sqrt(1.0 - 1.0 / len(stack)) if len(stack) > 1 else 1.0)
+    shapes = _source_shapes(image, mask) if wings else []
     for one in residuals:
         one[~(np.abs(one) < limit)] = 0.0
+        one -= _light_left(one, shapes, mask)
         one *= factor
     independent = float(variance[mask].mean()) if mask.any() else 0.0
     return shared_covariance(residuals, mask, independent=independent, slow_is_x=slow_is_x)
+
+
+def _source_shapes(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """Find what a source that brightens or moves leaves in the background, each float64 [y, x], 0 off the mask.
+
+    Orthonormal, and without what they have in common with a level.
+    """
+    found: list[np.ndarray] = [mask / np.sqrt(max(int(mask.sum()), 1))]
+    for one in (image, *np.gradient(image)):
+        shape = np.where(mask & np.isfinite(one), one, 0.0).astype(np.float64)
+        size = float((shape**2).sum())
+        for other in found:
+            shape -= other * (other * shape).sum()
+        left = float((shape**2).sum())
+        if left > 1e-6 * size:
+            found.append(shape / np.sqrt(left))
+    return found[1:]
+
+
+def _light_left(residual: np.ndarray, shapes: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """Find the source's light that is left in the background of an image; float32 [y, x].
+
+    A flux scale is known as well as the photons of the bright pixels tell it, and the telescope's pointing jitters.
+    What that leaves in the wings of a star reaches far, but is no noise that pixels share wherever they are; through a
+    weak lens, wings are everywhere. (In a spectrum, what few lines of background share looks like them.)
+    """
+    light = np.zeros(residual.shape)
+    for shape in shapes:
+        light += shape * (shape * np.where(mask, residual, 0.0)).sum()
+    return light.astype(np.float32)

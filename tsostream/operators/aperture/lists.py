@@ -50,6 +50,9 @@ class Aperture(NamedTuple):
     ground_template : float32 [background]
         Template there (input unit): outliers are told by their distance from it, and a lost pixel does not tilt
         the mean of a background that is not flat.
+    ground_wing : float32 [background]
+        How far the source's own light there is from level (output's unit): it fades and grows with the source, and so
+        far from the template a pixel is no outlier.
     ground_sampled : bool [background]
         Pixels that a column's first, robust level is taken from; where fewer than `FEWEST_SAMPLES` of them are usable
         it is taken from all.
@@ -82,6 +85,7 @@ class Aperture(NamedTuple):
     ground_start: np.ndarray
     ground: np.ndarray
     ground_template: np.ndarray
+    ground_wing: np.ndarray
     ground_sampled: np.ndarray
     fit_pixel: np.ndarray
     fit_column: np.ndarray

@@ -93,7 +93,8 @@ def _measure_ground(data, vp, vr, bits, a, values, level, level_variance):
                 continue
             distance = np.float64(data[p] - a.ground_template[k]) * scale - start
             pixel_variance *= scale * scale
-            if distance * distance <= widened * pixel_variance:
+            beyond = max(abs(distance) - np.float64(a.ground_wing[k]), 0.0)
+            if beyond * beyond <= widened * pixel_variance:
                 mean += distance
                 variance += pixel_variance
                 used += 1

@@ -315,7 +315,6 @@ def _assemble(
     inverse = np.where(np.isfinite(inverse), inverse, 0.0)
     basis = np.stack([term.ravel()[pixel] for term in terms], axis=1)
     ground_pixel = np.flatnonzero(ground).astype(np.int32)
-    clip = options["ground_clip"] + _wings(scene, ground)
     return Aperture(
         start=np.array([0, pixel.size], np.int32),
         pixel=pixel,
@@ -326,29 +325,27 @@ def _assemble(
         ground_start=np.array([0, ground_pixel.size], np.int32),
         ground=ground_pixel,
         ground_template=scene.image.ravel()[ground_pixel].astype(np.float32),
+        ground_wing=_wings(scene, ground).astype(np.float32),
         ground_sampled=np.arange(ground_pixel.size) % max(1, ground_pixel.size // GROUND_SAMPLE) == 0,
         fit_pixel=pixel[sure],
         fit_column=np.zeros(int(sure.sum()), np.int32),
         basis=np.ascontiguousarray(basis[sure], np.float32),
         fit_weight=inverse[sure].astype(np.float32),
         scale=np.ascontiguousarray(scene.scale.ravel(), np.float32),
-        **{**options, "ground_clip": clip},
+        **options,
     )
 
 
-def _wings(scene: Scene, ground: np.ndarray) -> float:
-    """How far the star's light in the annulus is from level there [sigma of a pixel].
+def _wings(scene: Scene, ground: np.ndarray) -> np.ndarray:
+    """How far the star's light is from level in each pixel of the annulus, in the output's unit; float64 [background].
 
     Outliers are told by their distance from the template, in which the star has its usual brightness. In an eclipse its
     wings fade, most where they are brightest: to leave those pixels out would raise the background as the star fades.
     """
-    template, variance = scene.image[ground], scene.variance[ground]
-    known = np.isfinite(template) & (variance > 0)
-    if not known.any():
-        return 0.0
-    distance = np.abs(template[known] - np.median(template[known])) / np.sqrt(variance[known])
-    # a neighbour in the annulus does not fade with the star
-    return float(np.quantile(distance, 0.95))
+    template = scene.image[ground]
+    if not template.size:
+        return np.zeros(0)
+    return np.nan_to_num(np.abs(template - np.median(template)) * scene.scale[ground])
 
 
 def centroid(

@@ -207,6 +207,7 @@ def _assemble(scene: Scene, source: np.ndarray, recipe: Recipe) -> tuple[Apertur
         ground_start=ground_start,
         ground=ground_pixel,
         ground_template=scene.image[ground_cross, ground_disp].astype(np.float32),
+        ground_wing=np.zeros(ground_cross.size, np.float32),
         ground_sampled=geometry.sampled_rows(recipe.ground, GROUND_SAMPLE)[ground_cross],
         fit_pixel=pixel[usable],
         fit_column=disp[usable].astype(np.int32),

@@ -40,7 +40,11 @@ def _ground(data: np.ndarray, variance: np.ndarray, good: np.ndarray, a: Any, c:
     level = float(np.median(sample))
     # the level itself is known to about 1.25 sigma / sqrt(sample) only
     limit = a.ground_clip**2 * (1 + 1.6 / len(sample))
-    kept = [(value, spread2) for value, spread2 in excess.values() if (value - level) ** 2 <= limit * spread2]
+    kept = [
+        (value, spread2)
+        for k, (value, spread2) in excess.items()
+        if max(abs(value - level) - float(a.ground_wing[k]), 0.0) ** 2 <= limit * spread2
+    ]
     template = float(np.mean([float(a.ground_template[k]) * float(a.scale[a.ground[k]]) for k in places]))
     if not kept:
         return template + level, np.nan

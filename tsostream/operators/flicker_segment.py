@@ -104,10 +104,6 @@ def bind_segment(operator: CleanFlickerNoise, binding: Binding) -> SegmentFlicke
     info = binding.info
     if reason := operator.unsuited(info):
         return reason
-    if operator.background_method == "median_image":
-        what = "clean_flicker_noise.background_method median_image of the segment scope needs spectra of a later stage"
-        todo = "leave out --parity (scaled by the integration's own flux there), or use median"
-        raise ConfigError(Problem(what, todo=todo, code="unsupported"))
     user = binding.templates.get("user_mask")
     if user is not None:
         if user.shape[-2:] != info.frame_shape or user.ndim > 3:

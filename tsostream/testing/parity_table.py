@@ -21,6 +21,7 @@ from tsostream.files import find_exposures
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.references import find_references, judge_missing, load_references
 from tsostream.run.config import load_config
+from tsostream.run.parity.light import DraftLight
 from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
 from tsostream.run.parity.spool import RampSpool
 from tsostream.run.parity.steps import split_steps
@@ -95,7 +96,12 @@ class Row:
 
 
 def run_case(
-    folder: Path, settings: Sequence[str] = (), *, window_bytes: int | None = None, workers: int = 1
+    folder: Path,
+    settings: Sequence[str] = (),
+    *,
+    window_bytes: int | None = None,
+    workers: int = 1,
+    light: DraftLight | None = None,
 ) -> Iterator[SegmentResult]:
     """Take every segment in a folder through stage 1."""
     (exposure,) = find_exposures([*sorted(folder.glob("*_uncal.fits*"))])
@@ -109,7 +115,7 @@ def run_case(
     steps = split_steps(config, info, loaded.references)
     with ThreadPoolExecutor(workers) as pool:
         for segment in exposure.segments:
-            run = SegmentRun(segment, steps, pool, workers, keep=steps.ramp_order[-1:])
+            run = SegmentRun(segment, steps, pool, workers, light=light, keep=steps.ramp_order[-1:])
             if window_bytes is not None:
                 run.window_bytes = window_bytes
             began = time.perf_counter()

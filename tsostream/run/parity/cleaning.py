@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.flicker import Work
 from tsostream.operators.flicker_segment import SegmentFlicker
 from tsostream.operators.rate_planes import RatePlanes
-from tsostream.run.parity.spool import RampSpool
+from tsostream.run.parity.light import DraftLight, Drafts, relative_light
+from tsostream.run.parity.spool import RampSpool, let_go, make_room
 
-__all__ = ["clean_spool"]
+__all__ = ["Background", "MedianImage", "clean_spool", "find_median_image", "median_ramp"]
+
+#: samples a median is taken of in one go [bytes]
+PIECE_BYTES = 4 << 20
 
 #: how the work of a list of jobs is shared among workers
 Each = Callable[[Callable[[int], None], range], None]
@@ -36,8 +44,148 @@ class _Idle:
             self.arrays.append(work)
 
 
+@dataclass(frozen=True)
+class MedianImage:
+    """What the groups of a file should be, but for noise (stage 1, 17.3).
+
+    Parameters
+    ----------
+    ramp : float32 [group, y, x]
+        Median over the integrations [DN], without background.
+    light : float64 [integration]
+        Light of each integration in units of the median.
+    background
+        What does not follow the light; None for nothing.
+    """
+
+    ramp: np.ndarray
+    light: np.ndarray
+    background: Background | None = None
+
+    def expected(self, integration: int, group: int) -> np.ndarray:
+        """Scale a group, float64 [y, x]."""
+        scaled = self.light[integration] * self.ramp[group]
+        if self.background is None:
+            return scaled
+        return scaled + self.background.of(integration, group)
+
+
+@dataclass(frozen=True)
+class Background:
+    """Background that grows with time.
+
+    Parameters
+    ----------
+    slopes : float32 [integration, y, x]
+        [DN/s].
+    times : float64 [group]
+        Since the reset [s].
+    """
+
+    slopes: np.ndarray
+    times: np.ndarray
+
+    def of(self, integrations: int | slice, group: int, rows: slice | None = None) -> np.ndarray:
+        """Background in a group [DN], float32 [(integration,) y, x]."""
+        return self.slopes[integrations, rows or slice(None)] * np.float32(self.times[group])
+
+
+def median_ramp(spool: RampSpool, background: Background | None, each: Each) -> np.ndarray:
+    """Find the median of each sample over the integrations, NaN left out; float32 [group, y, x].
+
+    Parameters
+    ----------
+    spool
+        Ramps of a file.
+    background
+        Taken out first; None for nothing.
+    each
+        Shares the work among the workers.
+    """
+    count, ngroups, ny, nx = spool.data.shape
+    rows = max(1, min(ny, PIECE_BYTES // (4 * count * nx)))
+    bands = -(-ny // rows)
+    ramp = np.empty((ngroups, ny, nx), np.float32)
+
+    def work(job: int) -> None:
+        group, band = divmod(job, bands)
+        part = slice(band * rows, (band + 1) * rows)
+        samples = np.array(spool.data[:, group, part])
+        if background is not None:
+            samples -= background.of(slice(None), group, part)
+        ramp[group, part] = np.nanmedian(samples, axis=0, overwrite_input=True)
+        spool.rest()
+
+    with warnings.catch_warnings():
+        # a sample that no integration has stays NaN
+        warnings.simplefilter("ignore", RuntimeWarning)
+        each(work, range(ngroups * bands))
+    return ramp
+
+
+def find_median_image(
+    find: DraftLight | None,
+    drafts: Drafts,
+    spool: RampSpool,
+    info: ExposureInfo,
+    scratch: Path | None,
+    each: Each,
+) -> MedianImage | None:
+    """Find what the groups of a file should be.
+
+    Parameters
+    ----------
+    find
+        How light and background are found.
+    drafts
+        Reads the draft slopes.
+    spool
+        Ramps of the file.
+    info
+        The exposure.
+    scratch
+        Folder for what is too large for memory.
+    each
+        Shares the work among the workers.
+
+    Returns
+    -------
+    MedianImage or None
+        None for a single integration, or where no light is found: the official step does nothing then.
+    """
+    if find is None or len(spool.data) < 2:
+        return None
+    light = relative_light(find.flux(drafts))
+    if light is None:
+        return None
+    background = None
+    if (level := find.background(drafts)) is not None:
+        # the gap comes behind the last frame of a group
+        frames = info.nframes + (info.nframes + info.groupgap) * np.arange(info.ngroups)
+        slopes = _background_slopes(level, drafts, len(spool.data), scratch)
+        background = Background(slopes, frames * info.frame_time)
+    return MedianImage(median_ramp(spool, background, each), light, background)
+
+
+def _background_slopes(level: np.ndarray, drafts: Drafts, count: int, scratch: Path | None) -> np.ndarray:
+    """Spread a level over the integrations, with the rounding of the official difference of slopes."""
+    slopes = make_room(count * level.size, scratch).reshape(count, *level.shape)
+    start = 0
+    for rate in drafts():
+        taken = rate.data - (rate.data - level)
+        slopes[start : start + rate.count] = np.where(np.isfinite(taken), taken, level)
+        start += rate.count
+        let_go(slopes)
+    return slopes
+
+
 def clean_spool(
-    step: SegmentFlicker, spool: RampSpool, signal: Callable[[int], np.ndarray], mean: RatePlanes, each: Each
+    step: SegmentFlicker,
+    spool: RampSpool,
+    signal: Callable[[int], np.ndarray],
+    mean: RatePlanes,
+    each: Each,
+    median: MedianImage | None = None,
 ) -> bool:
     """Clean all integrations of a segment.
 
@@ -51,6 +199,8 @@ def clean_spool(
         Give the draft slopes of an integration, float32 [y, x]; those of all together [y, x].
     each
         Shares the integrations among the workers.
+    median
+        What the groups should be, where that is taken out first.
 
     Returns
     -------
@@ -73,7 +223,8 @@ def clean_spool(
         elif scene.ndim == 3:
             scene = scene[i]
         data, flags, arrays = np.array(spool.data[i]), np.array(spool.groupdq[i]), idle.borrow()
-        if not step.clean(data, flags, scene, arrays):
+        expected = None if median is None else partial(median.expected, i)
+        if not step.clean(data, flags, scene, arrays, expected):
             failed.append(i)
         spool.data[i] = data
         idle.put_back(arrays)

@@ -17,6 +17,7 @@ from tsostream.operators.memory import Carry
 from tsostream.operators.tile import Tile, plan_tile
 from tsostream.references.small_files import write_emicorr
 from tsostream.run.observer import Observer
+from tsostream.run.parity.light import draft_light
 from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
 from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
@@ -102,9 +103,17 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     """
     info = prepared.exposure.info
     steps = split_steps(prepared.config, info, prepared.references, prepared.ramp_templates)
-    keep = kept_steps(prepared)
+    keep, light = kept_steps(prepared), draft_light(prepared, steps.pixeldq)
     runs = [
-        SegmentRun(segment, steps, pool, prepared.plan.workers, scratch=prepared.request.scratch, keep=keep)
+        SegmentRun(
+            segment,
+            steps,
+            pool,
+            prepared.plan.workers,
+            scratch=prepared.request.scratch,
+            light=light,
+            keep=keep,
+        )
         for segment in prepared.exposure.segments
     ]
     on_disk = sum(run.store_bytes for run in runs if run.store_bytes > STORE_BYTES)

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ import numpy as np
 from tsostream.errors import OperatorError
 from tsostream.files import SegmentFile, SegmentTimes
 from tsostream.integration.payload import Rate, Times
+from tsostream.operators.flicker_segment import SegmentFlicker
 from tsostream.operators.jump_segment import Method, choose_method, living_planes
 from tsostream.operators.rate_planes import RatePlanes
-from tsostream.run.parity.cleaning import clean_spool
+from tsostream.run.parity.cleaning import clean_spool, find_median_image
 from tsostream.run.parity.events import flag_persistence, grow_events
 from tsostream.run.parity.frames import find_interference, find_tables
+from tsostream.run.parity.light import DraftLight
 from tsostream.run.parity.reading import Jobs, open_segment
 from tsostream.run.parity.spool import RampSpool, spool_bytes
 from tsostream.run.parity.steps import ParitySteps, bind_window
@@ -40,6 +43,8 @@ logger = logging.getLogger("tsostream")
 
 #: bytes a window with all its integrations may take
 WINDOW_BYTES = 96 << 20
+#: draft slopes that are looked at in one go [bytes]
+DRAFT_BYTES = 8 << 20
 
 
 @dataclass
@@ -101,6 +106,8 @@ class SegmentRun:
         Memory of a window.
     scratch
         Folder of the store; default the system's.
+    light
+        Tells how bright the source is in draft slopes, where a step wants to know.
     keep
         Steps whose ramps are kept, of `ParitySteps.ramp_order`; for products.
     """
@@ -111,6 +118,7 @@ class SegmentRun:
     workers: int = 1
     window_bytes: int = WINDOW_BYTES
     scratch: Path | None = None
+    light: DraftLight | None = None
     keep: tuple[str, ...] = ()
 
     @property
@@ -253,9 +261,7 @@ class _Walk:
         self.work.draft = False
         if clean and (kept := self.work.kept.get("jump")) is not None:
             kept.copy(spool)
-        if flicker is not None and not clean_spool(
-            flicker, spool, self.store.signal, self.mean, self.work.jobs.each
-        ):
+        if flicker is not None and not self._clean(flicker, spool):
             logger.warning(
                 "%s: clean_flicker_noise cannot find the noise; as with the official step the file is not cleaned",
                 self.run.segment.source_path,
@@ -263,6 +269,27 @@ class _Walk:
             self.spool = None
             if self.steps.has_events:
                 self._look_at_frames(method, clean=False)
+
+    def _clean(self, flicker: SegmentFlicker, spool: RampSpool) -> bool:
+        """Take the noise out; False where the official step gives the file back as it came."""
+        median, each = None, self.work.jobs.each
+        if flicker.against_median:
+            drafts = partial(self._drafts, flicker.cleaner.flat)
+            median = find_median_image(self.run.light, drafts, spool, self.steps.info, self.run.scratch, each)
+            if median is None:
+                return False
+        return clean_spool(flicker, spool, self.store.signal, self.mean, each, median)
+
+    def _drafts(self, flat: np.ndarray) -> Iterator[Rate]:
+        """Hand out the draft slopes of the file, divided by a flat, block by block."""
+        length = max(1, DRAFT_BYTES // (RATE_BYTES * flat.size))
+        for start in range(0, self.count, length):
+            planes = self.store.take(start, min(start + length, self.count))
+            n = len(planes.data)
+            np.divide(planes.data, flat, out=planes.data)
+            yield planes.rate(
+                self.work.reader.first + start, Times(np.full((n, 6), np.nan), np.zeros(n, np.uint32))
+            )
 
     def _once(self, method: Method, known: Known) -> Known | None:
         """Do all windows; returns what was found out about whole planes that was not known."""

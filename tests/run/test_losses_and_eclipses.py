@@ -226,9 +226,16 @@ def test_a_sharp_deep_eclipse_of_soss_is_no_jump(tmp_path: Path) -> None:
     deep = out["deep"]
     # of 28,000 pixels in the aperture of the first order
     assert deep["n_jump"][edge].mean() < out["flat"]["n_jump"].mean() + 2
-    assert deep["n_outlier"][edge].mean() < out["flat"]["n_outlier"].mean() + 5
+    assert deep["n_outlier"][edge].mean() < 20
     assert deep["frac_filled"][edge].max() < 0.002
     assert deep["n_jump"][~edge].mean() < out["flat"]["n_jump"].mean() + 0.5
-    order = truth["orders"]["1"]
-    expected = np.average(order["depth"], weights=order["electron_per_s"])
-    assert 1 - deep["flux"][inside].mean() / deep["flux"][outside].mean() == pytest.approx(expected, abs=5e-4)
+    lc = tsostream.open(tmp_path / "deep.arrow")
+    spectra = lc.spectra.array("flux").astype(float).reshape(INTS, 2, -1)
+    rows = light_curve(tmp_path / "deep.arrow")
+    for k, (number, slack) in enumerate(((1, 5e-4), (2, 1e-3))):
+        # of order 2 only the red half has its trace in the subarray
+        there = np.isfinite(spectra[:, k]).all(axis=0)
+        order = {name: np.array(values)[there] for name, values in truth["orders"][str(number)].items()}
+        flux = rows["flux"][rows["order"] == number]
+        expected = np.average(order["depth"], weights=order["electron_per_s"])
+        assert 1 - flux[inside].mean() / flux[outside].mean() == pytest.approx(expected, abs=slack), number

@@ -144,3 +144,20 @@ def test_the_scatter_of_1_over_f_noise_is_told(tmp_path: Path) -> None:
         assert one.scatter == pytest.approx(1.0, abs=0.06), (method, one)
         assert abs(one.level - 1) < 1e-3, (method, one)
         assert np.abs(one.pulls).max() < 3.0, (method, one)
+
+
+@pytest.mark.slow
+def test_the_sky_is_no_light_of_the_other_order(tmp_path: Path) -> None:
+    """Where order 1 lies over order 2, a sky that does not fade with the star spoilt the depth of order 2."""
+    exposure = simulate(
+        "NIS_SOSS", tmp_path / "data", ints=24, groups=3, subarray="SUBSTRIP96", transit_depth=0.57, noise="none"
+    )  # fmt: skip
+    lc = tsostream.open(reduce(exposure, tmp_path / "lc.arrow", settings=("flat_field.skip=false",)))
+    columns, truth = read_truth(exposure.truth)
+    flux = lc.spectra.array("flux").astype(float).reshape(24, 2, -1)[:, 1]
+    order = {name: np.array(values) for name, values in truth["orders"]["2"].items()}
+    for part in (slice(128, 256), slice(256, 384)):
+        outside, inside = (flux[columns["transit"] == covered, part].mean() for covered in (0, 1))
+        expected = np.average(order["depth"][part], weights=order["electron_per_s"][part])
+        # it was 0.047 and 0.0075; what is left is that of the model of order 1
+        assert 1 - inside / outside == pytest.approx(expected, abs=3e-3)

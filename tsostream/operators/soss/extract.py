@@ -205,6 +205,9 @@ def bind_soss(step: Any, binding: Binding) -> BoundSoss | None:
     labels: list[int] = []
     template = np.ascontiguousarray(np.where(np.isfinite(scene.image), scene.image, 0.0)[None], np.float32)
     bits = np.zeros(template.shape, np.uint32)
+    if separation is not None and step.subtract_background is not False:
+        far = _grounds(step, scene, centres)[max(float(given or step.soss_width) for given in step.widths)]
+        separation = separation.above_sky(template[0].astype(np.float64), far)
     found = separation.amplitudes(template, bits) if separation is not None else None
     for order in traces:
         own = scene

@@ -7,11 +7,12 @@ and backward substitution, a sparse product to the amplitudes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.ndimage import uniform_filter1d
 
 from tsostream.integration import dq
 from tsostream.operators.aperture import geometry
@@ -29,6 +30,8 @@ __all__ = ["Fit", "Separation", "Source", "held_bytes", "official_bytes", "separ
 
 #: points of the wavelength grid for each column and point per pixel, and width of the band for each of those points
 POINTS, BAND = 1.5, 0.065
+#: columns that tell of the background together, and how often it and the wings of the orders are told apart
+SKY_COLUMNS, SKY_ROUNDS = 9, 4
 #: what profiles, apertures and lists of pixels of three orders take for each pixel [bytes]
 PIXEL_BYTES = 130
 
@@ -115,6 +118,8 @@ class Separation:
         Regularisation of the joint fit, for the record.
     grid : float64 [point]
         Its wavelengths [µm].
+    sky : float64 [order, x], optional
+        What a background that does not follow the source puts into the amplitudes; taken off them.
     """
 
     orders: tuple[int, ...]
@@ -122,6 +127,7 @@ class Separation:
     fits: tuple[Fit, ...]
     factor: float
     grid: np.ndarray
+    sky: np.ndarray | None = None
 
     def amplitudes(self, data: np.ndarray, bits: np.ndarray) -> np.ndarray:
         """Find what each order puts into each column, float64 [integration, order, x]."""
@@ -129,7 +135,40 @@ class Separation:
         found = np.zeros((n, len(self.orders) * nx))
         for fit in self.fits:
             fit.into(data.reshape(n, -1), bits.reshape(n, -1), found)
-        return found.reshape(n, len(self.orders), nx)
+        found = found.reshape(n, len(self.orders), nx)
+        return found if self.sky is None else found - self.sky
+
+    def above_sky(self, image: np.ndarray, ground: np.ndarray) -> Separation:
+        """Take the background off all amplitudes: the fit of the orders would take it for their light.
+
+        The background is constant in time: what the template has far from the orders, less their own wings there.
+
+        Parameters
+        ----------
+        image : float64 [y, x]
+            Template, finite.
+        ground : bool [y, x]
+            Pixels far from all orders.
+        """
+        count = ground.sum(axis=0)
+        known = np.flatnonzero(count)
+        if not known.size:
+            return self
+        columns = np.arange(image.shape[1])
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.interp(columns, known, (values * ground).sum(axis=0)[known] / count[known])
+
+        level = uniform_filter1d(mean(image), SKY_COLUMNS, mode="nearest")
+        wings = np.stack([mean(one) for one in self.profiles])
+        one = replace(self, sky=None)
+        bits = np.zeros((1, *image.shape), np.uint32)
+        sky, whole = level, one.amplitudes(image[None].astype(np.float32), bits)[0]
+        for _ in range(SKY_ROUNDS):
+            plane = np.broadcast_to(sky.astype(np.float32), (1, *image.shape))
+            own = one.amplitudes(np.ascontiguousarray(plane), bits)[0]
+            sky = level - (wings * (whole - own)).sum(axis=0)
+        return replace(self, sky=own)
 
     def without_others(self, data: np.ndarray, amplitudes: np.ndarray, order: int) -> np.ndarray:
         """Images from which all orders but one are taken, float32 [integration, y, x]."""

@@ -1,7 +1,7 @@
 """One run in a process of its own, measured from inside: ``python -m bench.child JOB``, answers in JSON.
 
 ``JOB`` is a JSON object: ``launched`` (time.time() of who started it), ``segments, references, wavelengths, out,
-workers, max_memory, block_bytes, calibrated, products, parity, settings, timeline``.
+workers, max_memory, block_bytes, calibrated, products, parity, settings, timeline, again``.
 """
 
 from __future__ import annotations
@@ -41,22 +41,21 @@ def main() -> None:
     mark("imported")
     floor = high_water()
     wavelengths = job.get("wavelengths")
-    (prepared,) = prepare_all(
-        Request(
-            inputs=tuple(job["segments"]),
-            out=Path(job["out"]),
-            refs_dir=Path(job["references"]),
-            wavelengths=Path(wavelengths) if wavelengths else None,
-            workers=job.get("workers"),
-            max_memory=job.get("max_memory"),
-            block_bytes=job.get("block_bytes"),
-            overwrite=True,
-            calibrated=job.get("calibrated", False),
-            products=tuple(job.get("products", ())),
-            parity=job.get("parity"),
-            settings=tuple(job.get("settings", ())),
-        )
+    request = Request(
+        inputs=tuple(job["segments"]),
+        out=Path(job["out"]),
+        refs_dir=Path(job["references"]),
+        wavelengths=Path(wavelengths) if wavelengths else None,
+        workers=job.get("workers"),
+        max_memory=job.get("max_memory"),
+        block_bytes=job.get("block_bytes"),
+        overwrite=True,
+        calibrated=job.get("calibrated", False),
+        products=tuple(job.get("products", ())),
+        parity=job.get("parity"),
+        settings=tuple(job.get("settings", ())),
     )
+    (prepared,) = prepare_all(request)
     mark("prepared")
 
     class Watch(Silent):
@@ -90,6 +89,10 @@ def main() -> None:
         "tenths": _tenths(times),
         "timeline": timeline,
     }
+    if job.get("again"):
+        (prepared,) = prepare_all(request)
+        again = asyncio.run(run_exposure(prepared, Silent()))
+        answer["again_step_seconds"] = again.metadata["step_seconds"]
     print(json.dumps(answer))
 
 

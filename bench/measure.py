@@ -58,7 +58,8 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
     **options
         ``workers, max_memory, block_bytes, calibrated, products, parity, settings``;
         ``timeline``: tell at each batch the integrations so
-        far, wall clock and processor seconds of the run.
+        far, wall clock and processor seconds of the run;
+        ``again``: run a second time in the process: ``again_step_seconds``, without the loading of kernels.
 
     Raises
     ------

@@ -1,19 +1,25 @@
 """Run the official stages 2 and 3 on one rateints file, measured; executed by an interpreter that has jwst installed.
 
-``PYTHON official_stage3.py JOB``: ``JOB`` is a JSON file with ``rateints, references`` (type -> file) and
-``wavelengths`` (FITS image, or null). Prints JSON: processor seconds of each step, or why it could not run. The files
-are simulated, so the coordinate system is a made-up linear one.
+``PYTHON official_stage3.py JOB``: ``JOB`` is a JSON file with ``rateints, references`` (type -> file),
+``wavelengths`` (FITS image, or null) and ``limit`` (processor seconds for the extraction of SOSS). Prints JSON:
+processor seconds of each step, or why it could not run. The files are simulated, so the coordinate system is a made-up
+linear one.
+
+The official extraction of SOSS first calibrates the overlap of the orders on the mean of a file, then takes integration
+by integration. Both are measured apart: the quickest of `SOSS_INTEGRATIONS` stands for the others.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,8 @@ from official import go_offline
 
 #: EXP_TYPE of images
 IMAGES = ("NRC_TSIMAGE", "MIR_IMAGE")
+#: integrations of SOSS that are extracted; of the first one the official code keeps matrices for the others
+SOSS_INTEGRATIONS = 3
 #: sky position of the target [deg], and pixels per degree
 RA, DEC, PIXELS = 217.3, -3.4, 36000.0
 
@@ -126,7 +134,7 @@ def steps_of(model: Any, references: dict[str, str], folder: Path) -> dict[str, 
         steps["tso_photometry"] = lambda given: TSOPhotometryStep.call(given, **override("gain"))
         return steps
     if exp_type == "NIS_SOSS":
-        # the separation of the orders does not come to an end in minutes
+        # extract_1d is measured by itself, see `SossClock`
         return steps
     box = box_reference(model, folder)
     none = dict.fromkeys((f"override_{name}" for name in ("pastasoss", "specprofile", "speckernel")), "N/A")
@@ -140,6 +148,78 @@ def steps_of(model: Any, references: dict[str, str], folder: Path) -> dict[str, 
     )
     steps["white_light"] = lambda given: WhiteLightStep.call(given, override_wavelengthrange="N/A")
     return steps
+
+
+class EnoughError(Exception):
+    """What was to be measured is measured, or the time for it is over."""
+
+
+@dataclass
+class SossClock:
+    """Processor time of the official SOSS extraction.
+
+    Parameters
+    ----------
+    limit
+        Processor seconds after which it is stopped.
+
+    Attributes
+    ----------
+    calibration
+        What passed until the first integration was begun [s]; None when the limit came before.
+    integrations
+        Seconds of each integration. One that the limit cut short has at least taken what stands here.
+    limited
+        Whether the limit came.
+    """
+
+    limit: float
+    calibration: float | None = None
+    integrations: list[float] = field(default_factory=list)
+    limited: bool = False
+
+    def run(self, model: Any, references: dict[str, str]) -> None:
+        """Extract until enough integrations are measured."""
+        from jwst.extract_1d import Extract1dStep
+        from jwst.extract_1d.soss_extract import soss_extract
+
+        official = soss_extract._process_one_integration
+        began = since = time.process_time()
+
+        def timed(*given: Any, **options: Any) -> Any:
+            nonlocal since
+            if options.get("int_num") is not None and self.calibration is None:
+                since, self.calibration = time.process_time(), time.process_time() - began
+            found = official(*given, **options)
+            if self.calibration is not None:
+                self.integrations.append(time.process_time() - since)
+                since = time.process_time()
+                if len(self.integrations) == SOSS_INTEGRATIONS:
+                    raise EnoughError
+            return found
+
+        def stop(*_: Any) -> None:
+            self.limited = True
+            raise EnoughError
+
+        kinds = ("pastasoss", "specprofile", "speckernel")
+        override = {f"override_{name}": references[name] for name in kinds}
+        override |= {f"override_{name}": "N/A" for name in ("extract1d", "apcorr", "psf")}
+        soss_extract._process_one_integration = timed
+        signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, self.limit)
+        try:
+            Extract1dStep.call(model, **override)
+        except EnoughError:
+            if self.limited and self.calibration is not None:
+                self.integrations.append(time.process_time() - since)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            soss_extract._process_one_integration = official
+
+    def seconds(self, count: int) -> float:
+        """Seconds that so many integrations take, at least; the calibration is counted when nothing else is known."""
+        return count * min(self.integrations) if self.integrations and not self.limited else self.limit
 
 
 def main() -> None:
@@ -163,7 +243,13 @@ def main() -> None:
             except Exception as error:  # told, and left out of the comparison
                 failed[step] = f"{type(error).__name__}: {error}"
                 break  # what follows would work on something else
-    print(json.dumps({"jwst": jwst.__version__, "integrations": count, "seconds": seconds, "failed": failed}))
+        answer = {"jwst": jwst.__version__, "integrations": count, "seconds": seconds, "failed": failed}
+        if model.meta.exposure.type == "NIS_SOSS" and not failed:
+            clock = SossClock(job["limit"])
+            clock.run(model, job["references"])
+            seconds["extract_1d"] = clock.seconds(count)
+            answer["soss"] = asdict(clock)
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

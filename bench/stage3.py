@@ -1,10 +1,11 @@
 """What stages 2 and 3 cost beside stage 1, and beside the official steps: ``python -m bench.stage3``.
 
-Each case is processed from its ramps, all steps of the mode on, with calints written; processor time of each step, and
-peak memory against the plan. Where TSOSTREAM_JWST_PYTHON names an interpreter with jwst, its flat_field,
-outlier_detection, extract_1d and white_light or tso_photometry run on slopes of the same pixels (fewer integrations,
-for it is slow), and are compared with ours of the same names, per integration; of SOSS only what comes before the
-extraction.
+Each case is processed from its ramps, all steps of the mode on, with calints written: processor time of each step with
+all kernels loaded (what loading takes is told apart: it is the same for any length), and peak memory against the plan.
+Where TSOSTREAM_JWST_PYTHON names an interpreter with jwst, its flat_field, outlier_detection, extract_1d and
+white_light or tso_photometry run on slopes of the same pixels (fewer integrations, for it is slow), and are compared
+with ours of the same names, per integration. The official extraction of SOSS takes a few integrations, of which the quickest stands for
+the others, within `SOSS_LIMIT`; its calibration, once a file, is told apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = ["STAGE3_CASES", "main", "measure"]
 
 #: steps of stages 2 and 3
 LATER = {*OPERATORS} - {*MIRI_RAMPS, *NIR_RAMPS}
+#: processor seconds for the official extraction of SOSS
+SOSS_LIMIT = 900
 
 # with more than 25 integrations the official step takes a rolling median
 STAGE3_CASES = (
@@ -35,14 +38,15 @@ STAGE3_CASES = (
 
 
 def measure(case: Case, scratch: Path, **options: Any) -> dict[str, Any]:
-    """Run a case twice, the first time to compile; the second one counts."""
+    """Run a case once to compile, then twice in one process: peak and loading are of the first of them."""
     data = make_data(case, scratch)
     out = scratch / "lc.arrow"
-    for _ in range(2):
-        run = run_child(data, out, calibrated=True, products=["calints"], **options)
+    for again in (False, True):
+        run = run_child(data, out, calibrated=True, products=["calints"], again=again, **options)
     for path in scratch.glob("*_calints.fits"):
         path.unlink()
-    spent = {name: seconds for name, seconds in run["step_seconds"].items() if name != "products"}
+    cold = run["step_seconds"]
+    spent = {name: seconds for name, seconds in run["again_step_seconds"].items() if name != "products"}
     rest = sum(seconds for name, seconds in spent.items() if name in LATER)
     # what is left are ramps: single steps, and passes done together under a name of their own
     first = sum(spent.values()) - rest
@@ -57,6 +61,7 @@ def measure(case: Case, scratch: Path, **options: Any) -> dict[str, Any]:
         "stage 1 ms": 1e3 * first / count,
         "stages 2+3 ms": 1e3 * rest / count,
         "share": rest / first,
+        "loading s": sum(cold[name] for name in spent) - first - rest,
         "outliers ns/px": spent.get("outlier_detection", 0.0) / pixels,
         "measuring ns/px": sum(
             spent.get(name, 0.0) for name in ("extract_1d", "white_light", "tso_photometry")
@@ -65,14 +70,21 @@ def measure(case: Case, scratch: Path, **options: Any) -> dict[str, Any]:
         "official ms": None if theirs is None else 1e3 * theirs,
         "same steps ms": None if theirs is None else 1e3 * ours,
         "ratio": None if theirs is None else theirs / ours,
+        "ratio is": None if official is None else "at least" if _cut_short(official) else "measured",
         "peak MB": run["peak"] / 1e6,
         "plan MB": run["plan"] / 1e6,
         "details": {
-            "step_seconds": run["step_seconds"],
+            "step_seconds": run["again_step_seconds"],
+            "with_loading": cold,
             "plan_parts": run["plan_parts"],
             "official": official,
         },
     }
+
+
+def _cut_short(official: dict[str, Any]) -> bool:
+    """Whether the extraction of SOSS met its limit, so that the official time is a lower bound."""
+    return bool(official.get("soss", {}).get("limited"))
 
 
 def _official(data: Data, scratch: Path) -> dict[str, Any] | None:
@@ -94,10 +106,21 @@ def _official(data: Data, scratch: Path) -> dict[str, Any] | None:
     wavelengths = str(data.wavelengths) if data.wavelengths else None
     job = folder / "job.json"
     job.write_text(
-        json.dumps({"rateints": str(rateints), "references": references, "wavelengths": wavelengths})
+        json.dumps(
+            {
+                "rateints": str(rateints),
+                "references": references,
+                "wavelengths": wavelengths,
+                "limit": SOSS_LIMIT,
+            }
+        )
     )
     program = Path(__file__).with_name("official_stage3.py")
-    done = subprocess.run([python, str(program), str(job)], capture_output=True, text=True, check=False)
+    # a second thread of the linear algebra would only wait, which counts as processor time, too
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [python, str(program), str(job)], capture_output=True, text=True, check=False, env=env
+    )
     shutil.rmtree(folder)
     if done.returncode:
         print(f"not compared: the official steps ended with {done.returncode}: {done.stderr[-500:].strip()}")

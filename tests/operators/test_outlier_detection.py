@@ -19,7 +19,7 @@ from tsostream.operators.base import Binding
 from tsostream.operators.outlier_detection import OutlierDetection, parse_good_bits
 from tsostream.operators.outlier_marks import FAR, MARKS, NEAR, THERE, Typical, remember_samples
 from tsostream.operators.outlier_segment import flag_against_median, keep_samples, segment_windows
-from tsostream.operators.outlier_window import count_outliers
+from tsostream.operators.outlier_window import CHUNK, DIGITS, SEVEN, _find_doubtful, count_outliers
 from tsostream.operators.pointing import measure_jitter, pointing_variance
 from tsostream.operators.sorting import comparators
 from tsostream.operators.source_level import find_source, source_level
@@ -104,6 +104,26 @@ def test_counting_is_the_distance_from_the_median(
         # the nearer of the two middle samples; compared in single precision, as samples are
         expected = bool(low > value + limit or high < value - limit)
         assert flag == (FLAGS if expected else 0), (i, y, x)
+
+
+@pytest.mark.parametrize(
+    ("window", "words"), [(1, 1), (6, 64), (7, 65), (8, 130), (25, 200), (140, 70), (1023, 3)]
+)
+def test_marks_settle_where_half_of_the_window_is_near(window: int, words: int) -> None:
+    """The counters of 64 pixels at a time against sums of single bits, with gaps in the window."""
+    rng = np.random.default_rng(window)
+    many = window + 4
+    flags = rng.random((many, MARKS, 64 * words)) < rng.choice([0.3, 0.5, 0.7], 64 * words)
+    marks = np.packbits(flags, axis=-1, bitorder="little").view(np.uint64)
+    slots = rng.permutation(many)[:window].astype(np.int64)
+    own = int(slots[0])
+    slots[1:][rng.random(window - 1) < 0.1] = -1
+    found = np.zeros(words, np.uint64)
+    space = np.full((SEVEN + DIGITS + 1) * CHUNK, 7, np.uint64)
+    _find_doubtful(marks, slots, own, space, np.empty(CHUNK, np.uint64), found)
+    kept = slots[slots >= 0]
+    expected = flags[own, THERE] & (flags[own, FAR] | (flags[kept, NEAR].sum(axis=0) < (len(kept) + 1) // 2))
+    np.testing.assert_array_equal(np.unpackbits(found.view(np.uint8), bitorder="little"), expected)
 
 
 @settings(max_examples=30, deadline=None)

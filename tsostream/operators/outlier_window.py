@@ -27,6 +27,8 @@ FEW = 32
 CHUNK = 64
 #: bits of the longest window's length
 DIGITS = 10
+#: samples that are added to the counters at a time
+SEVEN = 7
 
 
 @kernel
@@ -161,16 +163,52 @@ def _find_unsettled(value, err, excess, row, columns, share, snr, lowest, highes
 
 
 @kernel
-def _add_digit(digit, carry):
-    """Add one bit to one binary digit of many counters; ``carry`` is what goes to the next digit afterwards."""
-    for w in range(digit.size):
-        both = digit[w] & carry[w]
-        digit[w] ^= carry[w]
-        carry[w] = both
+def _add_seven(space):
+    """Add seven bits of each place to its counter.
+
+    Full adders make a number of three digits of them, in registers; what that carries out of the third digit of the
+    counter is left behind the digits. Everything lies in one array, at distances the compiler knows, so that it can do
+    several words at once.
+
+    Parameters
+    ----------
+    space : uint64 [(SEVEN + DIGITS + 1) * CHUNK]
+        The seven, the digits of the counters from the lowest on, what is carried; the latter two are written.
+    """
+    for w in range(CHUNK):
+        a, b, c, d = space[w], space[CHUNK + w], space[2 * CHUNK + w], space[3 * CHUNK + w]
+        e, f, g = space[4 * CHUNK + w], space[5 * CHUNK + w], space[6 * CHUNK + w]
+        ab, de = a ^ b, d ^ e
+        abc, def_ = ab ^ c, de ^ f
+        both = abc ^ def_
+        one = both ^ g
+        first, second = (a & b) | (ab & c), (d & e) | (de & f)
+        third = (abc & def_) | (both & g)
+        pair = first ^ second
+        two, four = pair ^ third, (first & second) | (pair & third)
+        digit = space[7 * CHUNK + w]
+        space[7 * CHUNK + w] = digit ^ one
+        carry = digit & one
+        digit = space[8 * CHUNK + w]
+        space[8 * CHUNK + w] = digit ^ two ^ carry
+        carry = (digit & two) | ((digit ^ two) & carry)
+        digit = space[9 * CHUNK + w]
+        space[9 * CHUNK + w] = digit ^ four ^ carry
+        space[(SEVEN + DIGITS) * CHUNK + w] = (digit & four) | ((digit ^ four) & carry)
 
 
 @kernel
-def _find_doubtful(marks, slots, own, digits, carry, doubtful):
+def _carry_on(space, digit):
+    """Add what is carried to one digit of the counters, and keep what that carries."""
+    last, place = (SEVEN + DIGITS) * CHUNK, (SEVEN + digit) * CHUNK
+    for w in range(CHUNK):
+        carry, value = space[last + w], space[place + w]
+        space[place + w] = value ^ carry
+        space[last + w] = value & carry
+
+
+@kernel
+def _find_doubtful(marks, slots, own, space, enough, doubtful):
     """Mark samples that their marks do not settle.
 
     Parameters
@@ -181,41 +219,44 @@ def _find_doubtful(marks, slots, own, digits, carry, doubtful):
         Slots of the window; -1 for none.
     own : int64
         Slot of the integration itself.
-    digits, carry : uint64 [digit, word], [word]
+    space, enough : uint64 [(SEVEN + DIGITS + 1) * CHUNK], [CHUNK]
         Working arrays.
     doubtful : uint64 [word]
         Written.
     """
     everything = ~np.uint64(0)
     for first in range(0, doubtful.size, CHUNK):
-        last = min(first + CHUNK, doubtful.size)
-        size = last - first
-        count = 0
-        digits[:, :] = 0
+        size = min(CHUNK, doubtful.size - first)
+        space[:] = 0
+        count = waiting = 0
         for k in range(slots.size):
-            if slots[k] < 0:
-                continue
-            carry[:size] = marks[slots[k], NEAR, first:last]
-            count += 1
-            # no counter is higher than the number of samples so far
-            high, digit = count, 0
-            while high > 0:
-                _add_digit(digits[digit, :size], carry[:size])
-                high >>= 1
-                digit += 1
+            if slots[k] >= 0:
+                space[waiting * CHUNK : waiting * CHUNK + size] = marks[slots[k], NEAR, first : first + size]
+                count += 1
+                waiting += 1
+            if waiting == SEVEN or (k == slots.size - 1 and waiting > 0):
+                space[waiting * CHUNK : SEVEN * CHUNK] = 0
+                waiting = 0
+                _add_seven(space)
+                # no counter is higher than the number of samples so far
+                digit = 3
+                while count >> digit > 0:
+                    _carry_on(space, digit)
+                    digit += 1
         # whether a counter reaches half of the window, from the lowest digit upwards
         need = (count + 1) // 2
-        carry[:] = everything
+        enough[:] = everything
         for digit in range(DIGITS):
+            place = (SEVEN + digit) * CHUNK
             if (need >> digit) & 1:
-                for w in range(size):
-                    carry[w] &= digits[digit, w]
+                for w in range(CHUNK):
+                    enough[w] &= space[place + w]
             else:
-                for w in range(size):
-                    carry[w] |= digits[digit, w]
+                for w in range(CHUNK):
+                    enough[w] |= space[place + w]
         for w in range(size):
             there, far = marks[own, THERE, first + w], marks[own, FAR, first + w]
-            doubtful[first + w] = there & (far | ~carry[w])
+            doubtful[first + w] = there & (far | ~enough[w])
 
 
 @kernel
@@ -348,10 +389,10 @@ def count_outliers(planes, marks, slots, own, err, typical, rows, columns, snr, 
         np.zeros(64 * size, np.uint8), np.empty(size, np.uint64),
     )  # fmt: skip
     doubtful = np.empty((count, ny * size), np.uint64)
-    digits, carry = np.empty((DIGITS, CHUNK), np.uint64), np.empty(CHUNK, np.uint64)
+    counters, enough = np.empty((SEVEN + DIGITS + 1) * CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
     flat = marks.reshape((marks.shape[0], marks.shape[1], ny * size))
     for i in range(count):
-        _find_doubtful(flat, slots[i], own[i], digits, carry, doubtful[i])
+        _find_doubtful(flat, slots[i], own[i], counters, enough, doubtful[i])
     group, shared = np.empty((count, 2), np.int64), np.empty(slots.shape, np.int64)
     _share_windows(slots, np.empty(planes.shape[0], np.int64), group, shared)
     for y in range(ny):

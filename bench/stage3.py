@@ -4,8 +4,8 @@ Each case is processed from its ramps, all steps of the mode on, with calints wr
 all kernels loaded (what loading takes is told apart: it is the same for any length), and peak memory against the plan.
 Where TSOSTREAM_JWST_PYTHON names an interpreter with jwst, its flat_field, outlier_detection, extract_1d and
 white_light or tso_photometry run on slopes of the same pixels (fewer integrations, for it is slow), and are compared
-with ours of the same names, per integration. The official extraction of SOSS takes a few integrations, of which the quickest stands for
-the others, within `SOSS_LIMIT`; its calibration, once a file, is told apart.
+with ours of the same names, per integration. The official extraction of SOSS takes a few integrations, of which the
+quickest stands for the others, within `SOSS_LIMIT`; its calibration, once a file, is told apart.
 """
 
 from __future__ import annotations

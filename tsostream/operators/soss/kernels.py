@@ -169,6 +169,13 @@ def solve_band(band, values):
 
 
 @kernel
+def _take_order(value, profile, amplitude):
+    """Take one order out of a row of pixels."""
+    for x in range(value.size):
+        value[x] -= profile[x] * amplitude[x]
+
+
+@kernel
 def subtract_orders(data, profiles, amplitudes, keep, out):
     """Take all orders but one out of the images.
 
@@ -185,11 +192,12 @@ def subtract_orders(data, profiles, amplitudes, keep, out):
     out : float32 [integration, y, x]
         Written.
     """
+    # order by order along a row, so that several pixels are done at once
+    value = np.empty(data.shape[2], np.float64)
     for i in range(data.shape[0]):
         for y in range(data.shape[1]):
-            for x in range(data.shape[2]):
-                value = np.float64(data[i, y, x])
-                for m in range(profiles.shape[0]):
-                    if m != keep:
-                        value -= profiles[m, y, x] * amplitudes[i, m, x]
-                out[i, y, x] = value
+            value[:] = data[i, y]
+            for m in range(profiles.shape[0]):
+                if m != keep:
+                    _take_order(value, profiles[m, y], amplitudes[i, m])
+            out[i, y] = value

@@ -14,7 +14,7 @@ import test_operators as contract
 
 from tsostream.errors import OperatorError
 from tsostream.integration import dq
-from tsostream.integration.coupling import Lasting, PerIntegration, Window
+from tsostream.integration.coupling import Lasting, PerIntegration, Template, Window
 from tsostream.integration.payload import Ramp, Rate
 from tsostream.operators.base import BoundRampStep, Operator
 from tsostream.operators.jump import Jump
@@ -89,7 +89,7 @@ def test_says_what_it_remembers(name: str) -> None:
         assert (coupling.before, coupling.after) == (step.memory.before, 0)
     assert step.memory.plane in step.scratch
     assert step.scratch[step.memory.plane] == (INFO.frame_shape, step.memory.dtype)
-    assert isinstance(type(STEPS[name])().coupling, PerIntegration), (
+    assert isinstance(type(STEPS[name])().coupling, PerIntegration | Template), (
         "by default it looks at no other integration"
     )
     again = pickle.loads(pickle.dumps(step))

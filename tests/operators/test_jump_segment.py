@@ -48,7 +48,7 @@ def run(data, groupdq, search: SegmentJump, *, reset=None, rows=None) -> np.ndar
     ngroups=st.integers(3, 8),
     count=st.integers(2, 40),
     nframes=st.sampled_from([1, 4]),
-    method=st.sampled_from(["clip", "single", "iterative"]),
+    method=st.sampled_from(["clip", "clip_all", "single", "iterative"]),
     rejection=st.sampled_from([1.5, 3.0, 4.0]),
     neighbours=st.booleans(),
     seconds=st.sampled_from([(0.0, 0.0), (0.5, 0.0), (0.3, 2.0)]),
@@ -200,3 +200,11 @@ def test_a_plane_of_nothing_but_jumps_is_taken_back() -> None:
 )  # fmt: skip
 def test_choice_of_method(nints: int, flagged: int, ngroups: int, method: str) -> None:
     assert choose_method(Jump(), nints, np.array([0, flagged]), ngroups) == method
+
+
+@pytest.mark.parametrize(
+    ("nints", "flagged", "method"), [(25, 0, "clip_all"), (25, 1, "iterative"), (24, 0, "iterative")]
+)
+def test_all_groups_count_where_all_are_compared(nints: int, flagged: int, method: str) -> None:
+    jump = Jump(only_use_ints=False, minimum_sigclip_groups=100)
+    assert choose_method(jump, nints, np.array([0, flagged]), 4) == method

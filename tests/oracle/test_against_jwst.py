@@ -65,6 +65,10 @@ CASES = {
         "miri_sub64", 120, 6, f"--ny 16 {HITS}", {"jump": {"rejection_threshold": 3.0}}
     ),
     "just not clipped": Case("nrc_sub64p", 99, 5, f"--ny 12 {HITS}"),
+    "clipped among all": Case(
+        "nrs_sub512", 30, 5, f"--ny 10 {HITS}", {"jump": {"only_use_ints": False, "rejection_threshold": 3.5}}
+    ),
+    "too few for all": Case("nrc_sub64p", 6, 6, f"--ny 16 {HITS}", {"jump": {"only_use_ints": False}}),
     "clipped early": Case(
         "nis_substrip96", 9, 5, "--nx 96", {"jump": {"minimum_sigclip_groups": 8, "rejection_threshold": 2.0}}
     ),

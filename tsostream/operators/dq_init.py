@@ -41,10 +41,17 @@ class DqInit(Operator):
     """Start the DQ planes from the bad-pixel mask.
 
     ``pixeldq |= mask``; of the mask's bits only DO_NOT_USE enters the groups.
+
+    Parameters
+    ----------
+    user_supplied_dq
+        FITS file with flags of this subarray, which are added to those of the mask reference.
     """
 
     name: ClassVar[str] = "dq_init"
     references: ClassVar[tuple[str, ...]] = ("mask",)
+
+    user_supplied_dq: str | None = None
 
     def bind(self, binding: Binding) -> BoundRampStep:
         """Cut the mask and merge it into the static plane."""

@@ -52,6 +52,9 @@ class Jump(Operator):
     minimum_sigclip_groups
         With ``--parity jwst``: segments of at least this many integrations compare each difference with the same
         one of all other integrations. Without effect otherwise: no other integration is looked at.
+    only_use_ints
+        If false, they compare it with all differences of all integrations, and it is the groups of all integrations
+        together that must be so many. Without effect otherwise.
     expand_large_events
         Grow snowballs: large regions of jumps about newly saturated pixels.
     min_sat_area, min_jump_area
@@ -82,6 +85,7 @@ class Jump(Operator):
     after_jump_flag_time2: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     min_diffs_single_pass: Annotated[int, msgspec.Meta(ge=2)] = 10
     minimum_sigclip_groups: Annotated[int, msgspec.Meta(ge=1)] = 100
+    only_use_ints: bool = True
     expand_large_events: bool = False
     min_sat_area: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     min_jump_area: Annotated[float, msgspec.Meta(ge=0)] = 5.0

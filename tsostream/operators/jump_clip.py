@@ -13,7 +13,7 @@ from tsostream.operators.jump_clip_screen import ROUNDS, fill_lists, screen_list
 from tsostream.operators.jump_marks import JUMP, LANES, SEED, median_of
 from tsostream.operators.sorting import sort_lanes
 
-__all__ = ["clip_integrations"]
+__all__ = ["clip_everything", "clip_integrations"]
 
 
 @kernel
@@ -138,6 +138,67 @@ def clip_integrations(
                 space.lanes, space.batch, space.sources, used, space.pairs, rejection, space.hits, found
             )
         _find_medians(space, noise2, spread, medians, every, start, width, found)
+        _set_flags(groupdq, noise2, spread, reset, space, found, marked, medians, nx, start)
+
+
+@kernel
+def _clip_pixel(lanes, lane, rejection, work, hits, found):
+    """Append the differences of a pixel that stand out among all of them; returns how many hits there are.
+
+    Parameters
+    ----------
+    lanes : float32 [difference, integration, lane]
+        Differences [e-]; NaN where there is none.
+    lane : int
+        Which pixel.
+    rejection : float
+        Threshold [sigma].
+    work : float32 [value, 1]
+        Scratch.
+    hits : int32 [value * lane]
+        Places, written from ``found`` on.
+    found : int
+        Hits so far.
+    """
+    n, count = lanes.shape[1], 0
+    for j in range(lanes.shape[0]):
+        for i in range(n):
+            if not np.isnan(lanes[j, i, lane]):
+                work[count, 0] = lanes[j, i, lane]
+                count += 1
+    if count == 0:
+        return found
+    work[:count, 0].sort()
+    lower, upper = _bounds(work, 0, count, rejection)
+    if not (work[0, 0] < lower or work[count - 1, 0] > upper):
+        return found
+    for j in range(lanes.shape[0]):
+        for i in range(n):
+            if lanes[j, i, lane] < lower or lanes[j, i, lane] > upper:
+                hits[found] = (j * n + i) * LANES + lane
+                found += 1
+    return found
+
+
+@kernel
+def clip_everything(
+    data, groupdq, gain, noise2, rejection, spread, reset, space, marked, medians, every, nx, first, last
+):
+    """Flag differences that stand out among all differences of all integrations (16.4, ``only_use_ints`` false).
+
+    Parameters
+    ----------
+    data, groupdq, gain, noise2, rejection, spread, reset, space, marked, medians, every, nx, first, last
+        As `clip_integrations`; medians are written everywhere.
+    """
+    work = space.work.reshape(-1, 1)
+    for start in range(first, last, LANES):
+        width = min(LANES, last - start)
+        fill_lists(data, groupdq, gain, start, width, space)
+        found = 0
+        for lane in range(width):
+            found = _clip_pixel(space.lanes, lane, rejection, work, space.hits, found)
+        _find_medians(space, noise2, spread, medians, True, start, width, found)
         _set_flags(groupdq, noise2, spread, reset, space, found, marked, medians, nx, start)
 
 

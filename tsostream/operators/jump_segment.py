@@ -18,7 +18,7 @@ from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump import Jump
-from tsostream.operators.jump_clip import clip_integrations
+from tsostream.operators.jump_clip import clip_everything, clip_integrations
 from tsostream.operators.jump_clip_screen import ClipSpace, clip_space
 from tsostream.operators.jump_marks import JUMP, LANES, SEED, UNUSABLE, electrons
 from tsostream.operators.jump_within import flag_within
@@ -38,7 +38,7 @@ __all__ = [
 
 KEEP = np.uint8(255 - dq.OUTLIER)
 
-Method = Literal["clip", "single", "iterative", "none"]
+Method = Literal["clip", "clip_all", "single", "iterative", "none"]
 
 
 @kernel
@@ -255,8 +255,9 @@ class SegmentJump:
             pixels_in_line(one) for one in (data, groupdq, self.gain, self.noise2)
         )
         level = pixels_in_line(medians)
-        if self.method == "clip":
-            clip_integrations(
+        if self.method in ("clip", "clip_all"):
+            clip = clip_integrations if self.method == "clip" else clip_everything
+            clip(
                 *arrays, float(jump.rejection_threshold), spread, reset, space.clip,
                 marked, level, every, *span,
             )  # fmt: skip
@@ -299,8 +300,10 @@ def choose_method(jump: Jump, nints: int, flagged: np.ndarray, ngroups: int) -> 
     """
     if ngroups < 3:
         return "none"
-    if nints >= jump.minimum_sigclip_groups:
+    if jump.only_use_ints and nints >= jump.minimum_sigclip_groups:
         return "clip"
+    if not jump.only_use_ints and nints * ngroups - int(flagged.sum()) >= jump.minimum_sigclip_groups:
+        return "clip_all"
     usable = ngroups - int(flagged.max(initial=0))
     if usable < 3:
         return "none"

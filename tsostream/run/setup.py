@@ -34,7 +34,7 @@ from tsostream.run.following import (
     share_memory,
 )
 from tsostream.run.parity.photometry import shelf_bytes
-from tsostream.run.parity.steps import check_parity, check_scopes, user_mask
+from tsostream.run.parity.steps import check_parity, check_scopes
 from tsostream.run.plan import make_plan, parse_bytes
 from tsostream.run.prepared import Prepared, State, segment_spans
 from tsostream.run.problems import Problems
@@ -45,6 +45,7 @@ from tsostream.run.resume import check_output, check_same_run
 from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
 from tsostream.run.soss_files import grid_problems, soss_templates
+from tsostream.run.user_files import user_mask, with_user_flags
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 from tsostream.sinks import open_output
 
@@ -276,6 +277,8 @@ def _find(
     held = loaded.references if loaded is not None else {}
     waves = collect(lambda: find_wavelengths(request, exposure, held, compute=fetch)) or Wavelengths({})
     config = chosen.config.without(chosen.missing.skipped)
+    if (whole := loaded) is not None:
+        loaded = collect(lambda: with_user_flags(config, whole))
     problems += _unknown_bins(config, waves)
     if isinstance(photometry := config.operator("tso_photometry"), TsoPhotometry):
         collect(lambda: photometry.checked_position(info))

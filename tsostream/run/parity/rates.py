@@ -30,6 +30,9 @@ __all__ = ["ParityRates", "parity_rates"]
 
 logger = logging.getLogger("tsostream")
 
+#: how jumps are found -> in words
+_METHODS = {"clip": "sigma clipping", "clip_all": "sigma clipping of all groups"}
+
 
 @dataclass
 class ParityRates(RateChain):
@@ -136,11 +139,8 @@ def parity_rates(prepared: Prepared, pool: Executor, observer: Observer) -> Pari
     for run in runs:
         stores.append(run.run())
         save_waves(prepared, run)
-        logger.info(
-            "parity: %s, jumps by %s", run.segment.source_path, {"clip": "sigma clipping"}.get(
-                stores[-1].method, stores[-1].method
-            )
-        )  # fmt: skip
+        method = stores[-1].method
+        logger.info("parity: %s, jumps by %s", run.segment.source_path, _METHODS.get(method, method))
     seconds = {"stage 1": time.perf_counter() - began}
     return ParityRates(
         info, (), steps.pixeldq, plan_tile(info, steps.bound), seconds=seconds, stores=tuple(stores)

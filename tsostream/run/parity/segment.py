@@ -351,7 +351,7 @@ class _Walk:
         info = self.steps.info
         found = replace(known)
         searched = self.spool is None or not self.spool.complete
-        if method == "clip" and searched and not known.reset.any():
+        if method in ("clip", "clip_all") and searched and not known.reset.any():
             # planes with nothing but jumps; those that DO_NOT_USE explains alone have no flag to take back
             found.reset = ((clean == 0) & (usable == 1)).astype(np.uint8)
         if info.is_miri and info.ngroups > 1:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tsostream.errors import ConfigError, Problem
-from tsostream.files.masks import read_mask
 from tsostream.integration import dq
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
@@ -232,19 +231,6 @@ def split_steps(
         info, references, tuple(before), tuple(bound), jump, fit, tuple(after), pixeldq, dark, flicker,
         persistence, interference,
     )  # fmt: skip
-
-
-def user_mask(config: Config) -> dict[str, Any]:
-    """Read the mask that clean_flicker_noise is given, as the template ``user_mask``; empty without one.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    step = config.operator(CleanFlickerNoise.name)
-    path = getattr(step, "user_mask", None)
-    return {"user_mask": read_mask(path)} if path is not None and path.lower() != "none" else {}
 
 
 def check_scopes(config: Config) -> None:

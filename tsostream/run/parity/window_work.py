@@ -232,7 +232,7 @@ class WindowWork:
 
         held.marked[...] = 0
         self.jobs.each(find, range(top, bottom, length))
-        if method == "clip":
+        if method in ("clip", "clip_all"):
             living_planes(held.groupdq, DNU | JUMP, clean, *window.core)
         y0, y1, x0, x1 = window.core
         if jump.flag_4_neighbors:

@@ -100,7 +100,7 @@ def flag_segment(
     gain, readnoise : float32 [y, x]
         References.
     method
-        ``clip``, ``single`` or ``iterative``.
+        ``clip``, ``clip_all``, ``single`` or ``iterative``.
     nframes, thresholds, neighbours, after
         As `tsostream.testing.naive.jumps.flag_jumps`.
     """
@@ -116,11 +116,13 @@ def flag_segment(
         if method == "clip":
             for j in range(ngroups - 1):
                 hits[:, j, y, x] = clip_list(d[:, j, y, x], thresholds[0])
+        elif method == "clip_all":
+            hits[..., y, x] = clip_list(d[..., y, x].ravel(), thresholds[0]).reshape(n, ngroups - 1)
         else:
             one = search_within(d[..., y, x], noise2[y, x], thresholds, single=method == "single")
             hits[..., y, x] = one
     out[:, 1:][hits] |= JUMP
-    if method == "clip":
+    if method in ("clip", "clip_all"):
         for i, g in np.ndindex(n, ngroups):
             if np.all(out[i, g] & (JUMP | DNU)):
                 out[i, g][out[i, g] == JUMP] = 0

@@ -226,8 +226,9 @@ def test_a_sharp_deep_eclipse_of_soss_is_no_jump(tmp_path: Path) -> None:
     deep = out["deep"]
     # of 28,000 pixels in the aperture of the first order
     assert deep["n_jump"][edge].mean() < out["flat"]["n_jump"].mean() + 2
+    # pixels that saturate before the last group see an earlier moment than all others, and rightly are outliers then
     assert deep["n_outlier"][edge].mean() < 20
-    assert deep["frac_filled"][edge].max() < 0.002
+    assert deep["frac_filled"][edge].max() < 0.004
     assert deep["n_jump"][~edge].mean() < out["flat"]["n_jump"].mean() + 0.5
     lc = tsostream.open(tmp_path / "deep.arrow")
     spectra = lc.spectra.array("flux").astype(float).reshape(INTS, 2, -1)

@@ -36,12 +36,14 @@ def _is_whole(first, ngroups, reach, y, x):
 def correct_some(
     raw, rows, columns, flags, unused, first, reach, bias, reset, along_x, along_y, coefficients, dark, number, samples
 ):  # fmt: skip
-    """Correct the samples of some pixels; parameters as in `tsostream.operators.fused.correct_samples`.
+    """Correct the samples of some pixels; parameters as in `tsostream.operators.fused.correct_samples`, by pixel.
 
     Parameters
     ----------
     rows, columns : int32 [pixel]
         Which pixels.
+    flags, bias, reset, coefficients, dark
+        As there, with ``[pixel]`` for ``[y, x]``: what is fixed stands side by side.
     first : int16 [integration, y, x]
         First saturated group of each pixel.
     reach : int
@@ -50,31 +52,33 @@ def correct_some(
         Written [DN]; NaN where a sample is unusable, and in all groups where the ramp saturates.
     """
     n, ngroups = raw.shape[:2]
+    whole = np.empty(rows.size, np.bool_)
+    top = coefficients.shape[0] - 1
     for i in range(n):
         early, late = min(number + i - 1, reset.shape[0] - 1), min(number + i - 1, dark.shape[0] - 1)
         for p in range(rows.size):
-            y, x = rows[p], columns[p]
-            whole = _is_whole(first[i], ngroups, reach, y, x) and (flags[y, x] & UNUSABLE) == 0
-            for g in range(ngroups):
-                word = raw[i, g, y, x]
+            whole[p] = (flags[p] & UNUSABLE) == 0 and _is_whole(first[i], ngroups, reach, rows[p], columns[p])
+        for g in range(ngroups):
+            for p in range(rows.size):
+                word = raw[i, g, rows[p], columns[p]]
                 word = np.uint16((word >> np.uint16(8)) | (word << np.uint16(8))) ^ np.uint16(0x8000)
-                if not whole or g == unused or word == np.uint16(0):
+                if not whole[p] or g == unused or word == np.uint16(0):
                     samples[i, g, p] = np.float32(np.nan)
                     continue
                 value = np.float32(word)
-                if bias.shape[0] > 0:
-                    value = value - bias[y, x]
-                if reset.shape[0] > 0 and g < reset.shape[1]:
-                    value = value - reset[early, g, y, x]
+                if bias.size > 0:
+                    value = value - bias[p]
+                if g < reset.shape[1]:
+                    value = value - reset[early, g, p]
                 if along_x.shape[0] > 0:
-                    value = np.float32((value - along_x[i, g, x]) - along_y[i, g, y])
+                    value = np.float32((value - along_x[i, g, columns[p]]) - along_y[i, g, rows[p]])
                 result = value
-                if coefficients.shape[0] > 0:
-                    result = coefficients[coefficients.shape[0] - 1, y, x]
-                    for k in range(coefficients.shape[0] - 2, -1, -1):
-                        result = result * value + coefficients[k, y, x]
-                if dark.shape[0] > 0 and g < dark.shape[1]:
-                    result = result - dark[late, g, y, x]
+                if top >= 0:
+                    result = coefficients[top, p]
+                    for k in range(top - 1, -1, -1):
+                        result = result * value + coefficients[k, p]
+                if g < dark.shape[1]:
+                    result = result - dark[late, g, p]
                 samples[i, g, p] = result
 
 
@@ -88,17 +92,34 @@ def light_from_words(correction: Any, part: Part) -> RowPass:
     part
         What the jump step says of its own pass.
     """
-    run = partial(_look, correction=correction, pixels=part.arrays["pixels"], find=part.arrays["find"])
+    pixels = part.arrays["pixels"]
+
+    def chosen(array: np.ndarray) -> np.ndarray:
+        if array.shape[0] == 0:
+            return np.empty((0,) * (array.ndim - 1), array.dtype)
+        return np.ascontiguousarray(array[..., pixels.rows, pixels.columns])
+
+    names = ("flags", "bias", "reset", "coefficients", "dark")
+    fixed = {name: chosen(getattr(correction, name)) for name in names}
+    run = partial(_look, correction=correction, pixels=pixels, fixed=fixed, find=part.arrays["find"])
     return RowPass(run, frame=True)
 
 
-def _look(tile: Tile, _y0: int, _y1: int, *, correction: Any, pixels: Any, find: Callable[..., None]) -> None:
+def _look(
+    tile: Tile,
+    _y0: int,
+    _y1: int,
+    *,
+    correction: Any,
+    pixels: Any,
+    fixed: dict[str, np.ndarray],
+    find: Callable[..., None],
+) -> None:
     scratch: dict[str, np.ndarray] = tile.scratch
-    samples, raw = scratch["jump.samples"], tile.raw
     along_x, along_y = correction.levels(scratch)
     correct_some(
-        raw, pixels.rows, pixels.columns, correction.flags, correction.unused, scratch["saturation.first"],
-        correction.reach, correction.bias, correction.reset, along_x, along_y, correction.coefficients,
-        correction.dark, tile.first, samples,
+        tile.raw, pixels.rows, pixels.columns, fixed["flags"], correction.unused, scratch["saturation.first"],
+        correction.reach, fixed["bias"], fixed["reset"], along_x, along_y, fixed["coefficients"], fixed["dark"],
+        tile.first, scratch["jump.samples"],
     )  # fmt: skip
     find(scratch)

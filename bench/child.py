@@ -1,12 +1,13 @@
 """One run in a process of its own, measured from inside: ``python -m bench.child JOB``, answers in JSON.
 
 ``JOB`` is a JSON object: ``launched`` (time.time() of who started it), ``segments, references, wavelengths, out,
-workers, max_memory, block_bytes, calibrated, products, parity, settings, timeline, again``.
+workers, cores, max_memory, block_bytes, calibrated, products, parity, settings, timeline, again``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -26,6 +27,8 @@ def high_water() -> int:
 def main() -> None:
     """Run the job."""
     job = json.loads(sys.argv[1])
+    if job.get("cores"):
+        os.sched_setaffinity(0, range(job["cores"]))
     marks: dict[str, float] = {"interpreter": time.time() - job["launched"]}
 
     def mark(name: str) -> None:

@@ -57,6 +57,7 @@ def run_child(data: Data, out: Path, *, cache: Path | None = None, **options: An
         Folder for compiled kernels, default the user's.
     **options
         ``workers, max_memory, block_bytes, calibrated, products, parity, settings``;
+        ``cores``: how many of the machine's processors it may use;
         ``timeline``: tell at each batch the integrations so
         far, wall clock and processor seconds of the run;
         ``again``: run a second time in the process: ``again_step_seconds``, without the loading of kernels.

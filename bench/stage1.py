@@ -1,11 +1,12 @@
 """From uncal to light curve, beside a plain read and the official pipeline: ``python -m bench.stage1``.
 
-Every case runs in one call on the same files: a plain read, tsostream with one worker and with all, with the product
-rateints, in the segment scope (``--parity jwst``) and, for some, with the likelihood fit; and, when the environment
-variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage with ``maximum_cores`` none and
-all (it ends at slopes; it gets fewer integrations of the same pixels, for it is slow). Processing is measured from the
-first byte read to the files closed, on both sides (of the segment scope its first stage alone); "whole ratio" compares
-processes from their start to their end, with the official time scaled to the length of the exposure.
+Every case runs in one call on the same files: a plain read, tsostream with one worker, on one core, and with all, with
+the product rateints, in the segment scope (``--parity jwst``) and, for some, with the likelihood fit; and, when the
+environment variable TSOSTREAM_JWST_PYTHON names an interpreter with jwst, the official first stage with
+``maximum_cores`` none and all (it ends at slopes; it gets fewer integrations of the same pixels, for it is slow).
+Processing is measured from the first byte read to the files closed, on both sides (of the segment scope its first stage
+alone); "whole ratio" compares processes from their start to their end, with the official time scaled to the length of
+the exposure.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
     run_child(data, out)  # compiles if need be
     cores = os.cpu_count() or 1
     one = _best([run_child(data, out, workers=1) for _ in range(repeat)])
+    # with one worker a second processor reads and writes rows: here everything shares one
+    single = _best([run_child(data, out, workers=1, cores=1) for _ in range(repeat)])
     every = _best([run_child(data, out, workers=cores) for _ in range(repeat)])
     official = _official(data.official, data, scratch)
     official_all = _official(data.official, data, scratch, cores="all")
@@ -46,6 +49,7 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
         "stream MB/s": case.megabytes / every["seconds"]["stream"],
         "ns/group": 1e9 * _processing(every) / case.samples,
         "scaling": one["seconds"]["stream"] / every["seconds"]["stream"],
+        "over one core": single["seconds"]["stream"] / every["seconds"]["stream"],
         "start-up s": every["marks"]["prepared"],
         "scout s": every["seconds"]["scout"],
         "process s": every["marks"]["end"],
@@ -62,6 +66,7 @@ def measure(case: Case, scratch: Path, *, repeat: int = 2) -> dict[str, Any]:
         "workers": cores,
         "tenths_s_per_integration": every["tenths"],
         "one_worker_seconds": one["seconds"],
+        "one_core_seconds": single["seconds"],
         **_shares(one["step_seconds"], case.samples),
         "official": official,
         "official_all_cores": official_all,

@@ -139,7 +139,8 @@ def test_official_parameters_we_lack_are_told_once(tmp_path):
     (note,) = config.notes
     assert str(note) == (
         f"{tmp_path / 'jump.asdf'}: jump: find_showers = True (showers are not "
-        "supported, leave it out), maximum_cores = 'half' (--workers), save_results = "
+        "supported: the search is one for faint extended events of MIRI, and off by default in the official step, "
+        "too; leave it out), maximum_cores = 'half' (--workers), save_results = "
         "True (light curve and spectra are written where --out says) of the official step are ignored, as ours "
         "has no such parameter (and 3 more at the official default)"
     )
@@ -162,7 +163,7 @@ def test_what_is_unknown_to_both_is_an_error(tmp_path):
         ("jump.maximum_cores=4", "the official step has, ours does not; use instead: --workers"),
         (
             "jump.find_showers=true",
-            "the official step has, ours does not; showers are not supported, leave it out",
+            "the official step has, ours does not; showers are not supported: the search is one for faint extended",
         ),
         ("jump.extend_min_area=9", "the official step has, ours does not; it has skip, rejection_threshold"),
         ("ramp_fit.algorithm=OLS", "the default is 'OLS_C'; OLS_C is the weighted least-squares fit that"),

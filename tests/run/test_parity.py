@@ -109,16 +109,20 @@ def test_ramps_are_the_official_ones(name: str, shared: Path, tmp_path: Path) ->
             assert early[0].header["S_SATURA"] == "COMPLETE"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"settings": ("picture_frame.skip=false",)}, r"--parity jwst does not do picture_frame"),
-    ],
-)
-def test_refused(options: dict, message: str, shared: Path, tmp_path: Path) -> None:
-    case = shared / "golden" / "nrc_sub64p"
-    with pytest.raises(ConfigError, match=message):
-        tsostream.process(case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", **options)
+@pytest.mark.parametrize("parity", [None, "jwst"])
+def test_picture_frame_is_refused_by_name(parity: str | None, shared: Path, tmp_path: Path) -> None:
+    case, settings = shared / "golden" / "nrc_sub64p", ("picture_frame.skip=false",)
+    with pytest.raises(
+        ConfigError, match="picture_frame is not supported: it applies to full frames of NIRSpec only"
+    ):
+        tsostream.process(
+            case,
+            tmp_path / "lc.arrow",
+            refs_dir=case,
+            parity=parity,
+            settings=settings,
+            **PLACES.get("nrc_sub64p", {}),
+        )
 
 
 @pytest.mark.parametrize(("level", "steps"), [("rateints", 1), ("calints", 1), ("crfints", 0)])

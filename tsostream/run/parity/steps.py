@@ -20,6 +20,7 @@ from tsostream.operators.emicorr import Emicorr
 from tsostream.operators.flicker_segment import SegmentFlicker, bind_segment
 from tsostream.operators.jump import Jump
 from tsostream.operators.persistence import Persistence
+from tsostream.operators.picture_frame import PictureFrame
 from tsostream.operators.ramp_fit import RampFit
 from tsostream.operators.tile import Tile
 from tsostream.run.config import Config
@@ -29,8 +30,6 @@ from tsostream.run.request import Request
 
 __all__ = ["ParitySteps", "WindowSteps", "bind_window", "check_parity", "split_steps"]
 
-#: steps that need whole frames, which this scope does not offer
-UNSUPPORTED = ("picture_frame",)
 #: scratch planes that mark pixels whose DQ is shared by all integrations of a file (spec 12, 13)
 ESTIMATED = ("firstframe.kept", "rscd.lowered")
 #: what refpix finds in whole frames, along x and along y, of groups and of zero frames
@@ -171,19 +170,9 @@ def split_steps(
     Raises
     ------
     ConfigError
-        A step is on that the parity scope does not have.
+        A step does not suit the exposure.
     """
     ramps = [one for one in config.operators if one.name in (*MIRI_RAMPS, *NIR_RAMPS)]
-    wrong = [one.name for one in ramps if one.name in UNSUPPORTED]
-    if wrong:
-        raise ConfigError(
-            Problem(
-                f"--parity jwst does not do {', '.join(wrong)}",
-                todo=f"skip {'it' if len(wrong) == 1 else 'them'} (the official time-series set does), "
-                "or leave out --parity",
-                code="parameter",
-            )
-        )
     if not any(isinstance(one, RampFit) and one.uses_zeroframe(info) for one in ramps):
         info = replace(info, zeroframe=False)
     before: list[Operator] = []
@@ -241,6 +230,7 @@ def check_scopes(config: Config) -> None:
     ConfigError
         Names them.
     """
+    _refuse_full_frames(config)
     wrong = [
         one.name
         for one in config.operators
@@ -267,6 +257,7 @@ def check_parity(
     """
     if not info.is_ramp:
         return
+    _refuse_full_frames(config)
     step = config.operator(CleanFlickerNoise.name)
     kept = [name for name in ("save_mask", "save_background", "save_noise") if getattr(step, name, False)]
     if kept:
@@ -278,6 +269,12 @@ def check_parity(
         what = f"--parity jwst makes slopes and takes them through {', '.join(scaled)} in one go"
         todo = "save rateints instead of ramp_fit"
         raise ConfigError(Problem(what, "--save-steps ramp_fit", todo, "parameter"))
+
+
+def _refuse_full_frames(config: Config) -> None:
+    if config.operator(PictureFrame.name) is not None:
+        what = "picture_frame is not supported: it applies to full frames of NIRSpec only, which time series never use"
+        raise ConfigError(Problem(what, todo="leave it out (picture_frame.skip=true)", code="unsupported"))
 
 
 def _wanted(operator: Operator, references: Mapping[str, Reference]) -> dict[str, Reference]:

@@ -28,7 +28,7 @@ LEAST_PIXELS = 24
 #: columns of a stretch, and the most stretches
 NODE_COLUMNS = 48
 MOST_NODES = 32
-#: integrations whose levels are found side by side
+#: levels that are found side by side
 LANES = 32
 #: levels outside are no levels of a source that is still there
 LOWEST, HIGHEST = 0.02, 50.0
@@ -61,33 +61,35 @@ def source_level(data, bits, start, pixels, ground, source, pairs, level):
     longest = 0
     for node in range(start.size - 1):
         longest = max(longest, start[node + 1] - start[node])
-    # integrations lie side by side, and are sorted together
-    lanes = np.empty((longest, min(LANES, data.shape[0])), np.float32)
+    # lists lie side by side, and are sorted together: those of an integration's nodes, then of the next one
+    nodes = start.size - 1
+    total = data.shape[0] * nodes
+    lanes = np.empty((longest, min(LANES, total)), np.float32)
     count = np.empty(lanes.shape[1], np.int64)
-    for first in range(0, data.shape[0], LANES):
-        for node in range(start.size - 1):
-            # what is missing sorts behind all others
-            lanes[:, :] = np.inf
-            for lane in range(min(lanes.shape[1], data.shape[0] - first)):
-                i, known = first + lane, 0
-                for p in range(start[node], start[node + 1]):
-                    value = (slopes[i, pixels[p]] - ground[p]) / source[p]
-                    # only finite values have difference 0
-                    if (value - value == 0) & ((flags[i, pixels[p]] & _LOST) == 0):
-                        lanes[known, lane] = value
-                        known += 1
-                count[lane] = known
-            sort_lanes(lanes, pairs)
-            for lane in range(min(lanes.shape[1], data.shape[0] - first)):
-                half = count[lane] // 2
-                if count[lane] == 0:
-                    level[first + lane, node] = np.nan
-                elif count[lane] % 2:
-                    level[first + lane, node] = lanes[half, lane]
-                else:
-                    level[first + lane, node] = 0.5 * (
-                        np.float64(lanes[half - 1, lane]) + np.float64(lanes[half, lane])
-                    )
+    for first in range(0, total, LANES):
+        filled = min(lanes.shape[1], total - first)
+        # what is missing sorts behind all others
+        lanes[:, :] = np.inf
+        for lane in range(filled):
+            i, node = divmod(first + lane, nodes)
+            known = 0
+            for p in range(start[node], start[node + 1]):
+                value = (slopes[i, pixels[p]] - ground[p]) / source[p]
+                # only finite values have difference 0
+                if (value - value == 0) & ((flags[i, pixels[p]] & _LOST) == 0):
+                    lanes[known, lane] = value
+                    known += 1
+            count[lane] = known
+        sort_lanes(lanes, pairs)
+        for lane in range(filled):
+            i, node = divmod(first + lane, nodes)
+            half = count[lane] // 2
+            if count[lane] == 0:
+                level[i, node] = np.nan
+            elif count[lane] % 2:
+                level[i, node] = lanes[half, lane]
+            else:
+                level[i, node] = 0.5 * (np.float64(lanes[half - 1, lane]) + np.float64(lanes[half, lane]))
 
 
 @kernel

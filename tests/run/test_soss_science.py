@@ -127,9 +127,10 @@ def test_orders_of_a_known_star(subarray: str, orders: tuple[int, ...], tmp_path
         assert abs(one.level - 1) < 1e-3, told
         assert one.scatter == pytest.approx(1.0, abs=0.06), told
         assert np.abs(one.pulls).max() < 3.0, told
-    # the other orders have few pixels of sky, whose noise is more than that of the spectrum itself
     best, box = found[1, "optimal"], found[1, "box"]
     assert best.own < 1.05
+    # few pixels of a column are sky in 96 rows: with all of them and perfectly known wings it would be 1.04
+    assert found[2, "optimal"].own < 1.09
     both = best.bright & box.bright
     assert np.median(best.steps[both[best.bright]] / box.steps[both[box.bright]]) < 1.005
 

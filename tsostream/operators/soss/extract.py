@@ -37,6 +37,12 @@ __all__ = ["BoundSoss", "bind_soss", "overlap_settings", "soss_orders"]
 EDGE = 10.0
 #: the first estimate of the spectrum is smoothed by this much [px]: noise must not refine the wavelength grid
 SMOOTHING = 5.0
+#: a row where no order is
+FAR_AWAY = -1e6
+#: sky pixels of a column that are too few: their noise would be more than that of a faint order
+FEW_SKY = 24
+#: none of the spectral orders
+NO_ORDER = 0
 #: fewest columns of an order that is worth a series
 SHORTEST = 16
 
@@ -206,15 +212,21 @@ def bind_soss(step: Any, binding: Binding) -> BoundSoss | None:
     template = np.ascontiguousarray(np.where(np.isfinite(scene.image), scene.image, 0.0)[None], np.float32)
     bits = np.zeros(template.shape, np.uint32)
     if separation is not None and step.subtract_background is not False:
-        far = _grounds(step, scene, centres)[max(float(given or step.soss_width) for given in step.widths)]
+        far = _grounds(step, scene, centres, modelled=False)[
+            max(float(given or step.soss_width) for given in step.widths)
+        ]
         separation = separation.above_sky(template[0].astype(np.float64), far)
-    found = separation.amplitudes(template, bits) if separation is not None else None
+    found, sky = None, scene
+    if separation is not None:
+        found = separation.amplitudes(template, bits)
+        left = separation.without_others(template, found, NO_ORDER)[0].astype(np.float64)
+        sky = replace(scene, image=np.where(np.isfinite(scene.image), left, np.nan))
+    grounds = _grounds(step, sky, centres, modelled=separation is not None)
     for order in traces:
         own = scene
         if separation is not None and found is not None:
             clean = separation.without_others(template, found, order)[0].astype(np.float64)
             own = replace(scene, image=np.where(np.isfinite(scene.image), clean, np.nan))
-        grounds = _grounds(step, own, centres)
         built = _series(step, own, centres[order], grounds)
         shares += [_wing_factor(binding, one, order, grounds[one.extract_width]) for one in built]
         series += built
@@ -254,27 +266,39 @@ def _held(centre: np.ndarray) -> np.ndarray:
     return np.interp(np.arange(centre.size), known, centre[known])
 
 
-def _grounds(step: Any, scene: Scene, centres: Mapping[int, np.ndarray]) -> dict[float, np.ndarray]:
-    """Width of the box -> background pixels, far from every order."""
+def _grounds(
+    step: Any, scene: Scene, centres: Mapping[int, np.ndarray], *, modelled: bool
+) -> dict[float, np.ndarray]:
+    """Width of the box -> background pixels, far from every order.
+
+    ``modelled``: the image is what is left when the model of every order is subtracted. Then the wings of an order are
+    sky unless something is seen there that the model does not know, and where little sky is left (in a subarray of 96
+    rows) it begins beside the boxes, whatever ``bkg_inner``.
+    """
     smooth = geometry.smoothed(scene.image, scene.bad)
-    widths = [float(given or step.soss_width) for given in step.widths]
-    return {width: _ground(step, scene, centres, width, smooth) for width in widths}
-
-
-def _ground(
-    step: Any, scene: Scene, centres: Mapping[int, np.ndarray], width: float, smooth: np.ndarray
-) -> np.ndarray:
-    inner = step.bkg_inner if step.bkg_inner is not None else width / 2 + 2
-    mask = np.ones(scene.image.shape, bool)
-    for centre in centres.values():
-        # far away where the order is not: no distance excludes anything there
-        far = np.where(np.isfinite(centre), centre, -1e6)
-        mask &= geometry.ground_mask(smooth, scene.bad, far, inner, None)
-    if step.bkg_outer is not None:
-        rows = np.arange(scene.image.shape[0])[:, None]
-        near = [np.abs(rows - np.where(np.isfinite(c), c, -1e6)) <= step.bkg_outer for c in centres.values()]
-        mask &= np.logical_or.reduce(near)
-    return mask
+    rows = np.arange(scene.image.shape[0])[:, None]
+    # far away where the order is not: no distance excludes anything there
+    traces = [np.where(np.isfinite(centre), centre, FAR_AWAY) for centre in centres.values()]
+    distances = [np.abs(rows - trace) for trace in traces]
+    found = {}
+    for width in [float(given or step.soss_width) for given in step.widths]:
+        inner = step.bkg_inner if step.bkg_inner is not None else width / 2 + 2
+        if modelled:
+            # what the model leaves of the cores says nothing about the sky
+            distance = np.minimum.reduce(distances)
+            core = distance < inner
+            few = (~core & ~scene.bad).sum(axis=0) < FEW_SKY
+            core[:, few] = distance[:, few] < min(inner, width / 2 + 2)
+            mask = geometry.ground_mask(
+                smooth, scene.bad | core, np.full(scene.image.shape[1], FAR_AWAY), inner, None
+            )
+        else:
+            masks = [geometry.ground_mask(smooth, scene.bad, trace, inner, None) for trace in traces]
+            mask = np.logical_and.reduce(masks)
+        if step.bkg_outer is not None:
+            mask &= np.minimum.reduce(distances) <= step.bkg_outer
+        found[width] = mask
+    return found
 
 
 def _series(step: Any, scene: Scene, centre: np.ndarray, grounds: Mapping[float, np.ndarray]) -> list[Series]:

@@ -13,6 +13,7 @@ from astropy.io import fits
 from run_helpers import Simulated, bytes_per_integration, differences, reduce
 
 from tsostream.errors import ConfigError
+from tsostream.files.open_windows import read_open_windows, write_open_windows
 from tsostream.integration import dq
 from tsostream.records import RowPair
 from tsostream.run.parity import segment as parity_segment
@@ -127,3 +128,40 @@ def test_streaming_does_not_take_what_has_no_end(simulated: Simulated, tmp_path:
     exposure = simulated("NRC_TSIMAGE", ints=8, seed=10)
     with pytest.raises(ConfigError, match="dn_threshold"):
         reduce(exposure, tmp_path / "lc.arrow", settings=(*SETTINGS, "persistence.dn_threshold=20000"))
+
+
+def test_windows_that_another_exposure_left_open(simulated: Simulated, tmp_path: Path) -> None:
+    """The parity scope saves them file by file; both scopes take them."""
+    exposure = simulated("NRC_TSIMAGE", ints=6, segments=2, seed=11)
+    hit(exposure)
+    path, made = tmp_path / "open.asdf", {}
+    detector = fits.getval(exposure.segments[0], "DETECTOR")
+    chain = (f"persistence.save_persistence={path}", f"persistence.persistence_array_file={path}")
+    runs: dict[str, tuple[str | None, tuple[str, ...]]] = {
+        "saved": ("jwst", chain), "streamed": (None, ()), "later": (None, chain[1:]), "official": ("jwst", chain[1:]),
+    }  # fmt: skip
+    for name, (parity, more) in runs.items():
+        (tmp_path / name).mkdir()
+        if name == "later":
+            # what the exposure left open, moved to when it began
+            begin = (
+                fits.getdata(exposure.segments[0], "INT_TIMES")["int_start_MJD_UTC"][0] - 40587.0
+            ) * 86400.0
+            until, _ = read_open_windows(path, detector, 9.0, (40, 40))
+            assert until.any()
+            moved = np.where(until > 0, begin + 5.0, 0.0)
+            moved[0, 0] = begin + 1000.0
+            write_open_windows(path, detector, "earlier_uncal.fits", 9, moved)
+        reduce(
+            exposure,
+            tmp_path / name / "lc.arrow",
+            settings=(*SETTINGS[2:], *more),
+            parity=parity,
+            products=("rateints",),
+        )
+        made[name] = flags(tmp_path / name) & dq.PERSISTENCE
+    # files that take what the one before left leave no trace of the cut
+    np.testing.assert_array_equal(made["saved"], made["streamed"])
+    np.testing.assert_array_equal(made["later"], made["official"])
+    assert (made["later"][0][moved > 0] > 0).any()
+    assert made["later"][0, 0, 0] == 0

@@ -4,7 +4,7 @@ A window of ``persistence_time`` opens with the first saturated group of a ramp;
 close. So all that is known of the past is when the latest window closes, a plane that is carried from integration to
 integration by its maximum; an integration that began longer than ``persistence_time`` ago says nothing any more. With
 ``dn_threshold`` that is not so: bright samples open a window only while none is open, hence when windows open depends
-on all that came before. Only the segment scope has it.
+on all that came before. Only the segment scope has it, and writes what a file leaves open for the next one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def flag_windows(groupdq, data, starts, group_time, duration, threshold, flag, u
     flag : uint8
         Flags to set.
     until : float64 [integration, y, x]
-        When the window closes that an integration finds open [s], 0 for none; on return, the one it leaves.
+        When the window closes that an integration finds open [s], 0 for none; on return, the one it leaves. Windows
+        that close later than one that opens now are no windows.
     y0, y1 : int
         Rows.
     """
@@ -71,6 +72,8 @@ def flag_windows(groupdq, data, starts, group_time, duration, threshold, flag, u
                         seen += 1
                     if seen == 1 or (data[i, g, y, x] > threshold and end == 0.0):
                         end = now + duration
+                    if end > now + duration:
+                        end = 0.0
                     if end > 0.0:
                         groupdq[i, g, y, x] |= flag
                 until[i, y, x] = end
@@ -130,8 +133,11 @@ class Persistence(Operator):
         Samples above it open a window, too, while none is open [DN]; only with ``--parity jwst``.
     persistence_dnu
         Also set DO_NOT_USE.
-    persistence_array_file, save_persistence
-        Windows of other exposures; refused.
+    persistence_array_file
+        ASDF file with the windows that an earlier exposure left open, in the official format. Without the file, or an
+        entry of this detector and ``persistence_time`` in it, there are none.
+    save_persistence
+        With ``--parity jwst``: ASDF file to write the windows to that each file leaves open.
     """
 
     name: ClassVar[str] = "persistence"
@@ -159,39 +165,31 @@ class Persistence(Operator):
         Raises
         ------
         ConfigError
-            For windows that depend on more than the last ``persistence_time`` seconds.
+            For windows that depend on more than the last ``persistence_time`` seconds, or are to be saved, outside of
+            the parity scope.
         """
         if self.persistence_time is None:
             return BoundRampStep(self.name, binding.dq_plane, skipped="persistence_time is not given")
-        self.refuse_other_exposures()
-        if self.dn_threshold is not None and binding.official_rounding:
+        if binding.official_rounding and (self.dn_threshold is not None or self.save_persistence):
             # not in blocks: the segment scope has all integrations of a file at hand
             return BoundRampStep(self.name, binding.dq_plane, skipped="done in whole files")
         if self.dn_threshold is not None:
             what = "persistence.dn_threshold opens windows that depend on all earlier integrations"
             todo = "leave it out, or use --parity jwst, which has it within each file"
             raise ConfigError(Problem(what, todo=todo, code="unsupported"))
+        if self.save_persistence:
+            what = "persistence.save_persistence writes the windows that a whole file leaves open"
+            todo = "leave it out, or use --parity jwst"
+            raise ConfigError(Problem(what, todo=todo, code="unsupported"))
         info, duration = binding.info, float(self.persistence_time)
         rules: dict[str, Any] = {"group_time": float(info.group_time), "duration": duration}
         memory = Memory(
             UNTIL, np.float64, integrations_before(info, duration), partial(_trace, **rules), _join
         )
-        passes = (RowPass(partial(_flag, **rules, flag=self.flag)),)
+        earlier = binding.templates.get("open_windows")
+        passes = (RowPass(partial(_flag, **rules, flag=self.flag, earlier=earlier)),)
         scratch = {UNTIL: (info.frame_shape, np.float64)}
         return BoundRampStep(self.name, binding.dq_plane, passes, scratch, memory=memory)
-
-    def refuse_other_exposures(self) -> None:
-        """Refuse windows that came with, or go to, another exposure.
-
-        Raises
-        ------
-        ConfigError
-            When they are asked for.
-        """
-        for name in ("persistence_array_file", "save_persistence"):
-            if getattr(self, name):
-                what = f"persistence.{name} is not supported: no exposure knows of another one"
-                raise ConfigError(Problem(what, todo="leave it out", code="unsupported"))
 
 
 def _trace(tile: Tile, planes: np.ndarray, *, group_time: float, duration: float) -> None:
@@ -202,8 +200,20 @@ def _join(state: np.ndarray, plane: np.ndarray) -> None:
     np.fmax(state, plane, out=state)
 
 
-def _flag(tile: Tile, y0: int, y1: int, *, group_time: float, duration: float, flag: Any) -> None:
+def _flag(
+    tile: Tile,
+    y0: int,
+    y1: int,
+    *,
+    group_time: float,
+    duration: float,
+    flag: Any,
+    earlier: np.ndarray | None,
+) -> None:
     until = tile.scratch[UNTIL]
+    if earlier is not None:
+        # what another exposure left open stays the same for all integrations: the last to close counts
+        np.fmax(until[:, y0:y1], earlier[y0:y1], out=until[:, y0:y1])
     flag_windows(tile.groupdq, tile.data, _starts(tile), group_time, duration, np.inf, flag, until, y0, y1)
 
 

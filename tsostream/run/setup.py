@@ -45,7 +45,7 @@ from tsostream.run.resume import check_output, check_same_run
 from tsostream.run.scout import ScoutPlan, parse_scout
 from tsostream.run.slopes import SlopeSteps, bind_slopes, is_news
 from tsostream.run.soss_files import grid_problems, soss_templates
-from tsostream.run.user_files import user_mask, with_user_flags
+from tsostream.run.user_files import open_windows, user_mask, with_user_flags
 from tsostream.run.wavelengths import Wavelengths, find_wavelengths
 from tsostream.sinks import open_output
 
@@ -289,6 +289,7 @@ def _find(
         problems += grid_problems(request, config)
     told: dict[str, Any] = {"slit": dict(waves.facts or {})}
     told |= collect(lambda: user_mask(config)) or {}
+    told |= collect(lambda: open_windows(config, exposure)) or {}
     if problems or scout is None or loaded is None:
         raise _error(problems)
     return _Found(

@@ -27,7 +27,7 @@ from tsostream.operators.flicker_segment import SegmentFlicker
 from tsostream.operators.jump_segment import Method, choose_method, living_planes
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.run.parity.cleaning import clean_spool, find_median_image
-from tsostream.run.parity.events import flag_persistence, grow_events
+from tsostream.run.parity.events import earlier_windows, flag_persistence, grow_events, save_windows
 from tsostream.run.parity.frames import find_interference, find_tables
 from tsostream.run.parity.light import DraftLight
 from tsostream.run.parity.reading import Jobs, open_segment
@@ -157,10 +157,14 @@ class SegmentRun:
             shape = self.steps.info.frame_shape
             store, mean = SlopeStore(segment.count, shape, windows, self.scratch), RatePlanes.empty(shape)
             kept = {name: self._room(name) for name in self.keep}
-            walk = _Walk(self, WindowWork(reader, self.steps, jobs, tables, kept=kept), windows, store, mean)
+            work = WindowWork(reader, self.steps, jobs, tables, kept=kept)
+            walk = _Walk(
+                self, work, windows, store, mean, earlier_windows(self.steps.persistence, self.steps.info)
+            )
             method = walk.choose_method()
             walk.slopes(method)
             walk.work.finish(RatePlanes(*(one[None] for one in mean.arrays())))
+            save_windows(self.steps.persistence, self.steps.info, segment, walk.later)
         times = SegmentTimes(segment).rows(segment.first, segment.count)
         return SegmentSlopes(segment.first, store, mean, times, method, kept)
 
@@ -186,8 +190,12 @@ class _Walk:
         Those of the frame.
     store, mean
         Slopes of the integrations, and of all together [y, x], written.
+    earlier : float64 [y, x]
+        When the windows of persistence close that the file finds open [s since 1970]; 0 for none.
     spool
         Ramps after the jump search, where a step looks at whole frames there.
+    later : float64 [y, x]
+        The windows that the file leaves open, written.
     """
 
     run: SegmentRun
@@ -195,7 +203,12 @@ class _Walk:
     windows: list[Window]
     store: SlopeStore
     mean: RatePlanes
+    earlier: np.ndarray
     spool: RampSpool | None = None
+    later: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.later = np.zeros_like(self.earlier)
 
     @property
     def steps(self) -> ParitySteps:
@@ -323,7 +336,10 @@ class _Walk:
         self._keep_ramps("clean_flicker_noise", window, held)
         if self.steps.persistence is not None:
             info, segment = self.steps.info, self.run.segment
-            flag_persistence(self.steps.persistence, info, segment, held.data, held.groupdq)
+            until = self.earlier[None, window.top : window.bottom, window.left : window.right].copy()
+            flag_persistence(self.steps.persistence, info, segment, held.data, held.groupdq, until)
+            y0, y1, x0, x1 = window.core
+            self.later[window.slices] = until[0, y0:y1, x0:x1]
         self._keep_ramps("persistence", window, held)
 
     def _keep_ramps(self, step: str, window: Window, held: Held) -> None:

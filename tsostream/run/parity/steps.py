@@ -186,7 +186,6 @@ def split_steps(
         elif isinstance(operator, RampFit):
             fit = operator
         elif isinstance(operator, Persistence):
-            operator.refuse_other_exposures()
             persistence = operator
         elif isinstance(operator, CleanFlickerNoise):
             wanted = _wanted(operator, references)

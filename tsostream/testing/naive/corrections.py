@@ -220,6 +220,7 @@ def flag_persistence(
     duration: float,
     flag: int,
     bright: np.ndarray | None = None,
+    before: np.ndarray | None = None,
 ) -> np.ndarray:
     """Flag the groups within ``duration`` of a first saturated group (section 19).
 
@@ -235,20 +236,27 @@ def flag_persistence(
         Flags to set.
     bright : bool [integration, group, y, x]
         Samples that open a window where none is open, by their brightness.
+    before : float64 [y, x]
+        When windows close that are open from before, 0 for none.
     """
     out = groupdq.copy()
     n, ngroups = groupdq.shape[:2]
     times = np.array([[starts[i] + (g + 1) * group_time for g in range(ngroups)] for i in range(n)])
     for y, x in np.ndindex(groupdq.shape[2:]):
         opened: list[float] = []
+        earlier = 0.0 if before is None else before[y, x]
         for i in range(n):
             saturated = np.flatnonzero(groupdq[i, :, y, x] & dq.SATURATED)
             for g in range(ngroups):
                 now = times[i, g]
-                is_open = any(start <= now <= start + duration for start in opened)
+                is_open = earlier >= now or any(start <= now <= start + duration for start in opened)
                 if g in saturated[:1] or (bright is not None and bright[i, g, y, x] and not is_open):
                     opened.append(now)
+                    earlier = 0.0
                     is_open = True
+                if earlier > now + duration:
+                    # no window of this length can close then
+                    earlier, is_open = 0.0, False
                 if is_open:
                     out[i, g, y, x] |= flag
     return out

@@ -14,6 +14,7 @@ from astropy.io import fits
 
 import tsostream
 from tsostream.files import find_exposures
+from tsostream.operators.soss import overlap
 from tsostream.operators.soss.geometry import box_weights, soss_traces
 from tsostream.references import load_references
 from tsostream.simulate import simulate
@@ -94,27 +95,40 @@ def test_traces_wavelengths_and_boxes(
             np.testing.assert_allclose(box_weights(y, width, rows), official[f"box{order}"], atol=1e-7)
 
 
-_EXTRACTION = """
+_DEFAULTS = """
 import pickle, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from stdatamodels.jwst import datamodels
-from jwst.extract_1d.soss_extract.soss_extract import run_extract1d
+from jwst.extract_1d.soss_extract import soss_extract
+defaults = dict(threshold=1e-2, n_os=2, tikfac=None, width=40.0, bad_pix="masking", subtract_background=None,
+                rtol=1e-4, max_grid_size=20000, wave_grid_in=None, wave_grid_out=None, model=False, estimate=None,
+                order_3=True, atoca=True)
+"""
+
+_EXTRACTION = """
 names = ("WAVELENGTH", "FLUX", "FLUX_ERROR", "BACKGROUND", "NPIXELS")
 results = []
 for case in pickle.load(open(sys.argv[1], "rb")):
     model = datamodels.open(case["input"])
     kinds = [case["references"][kind] for kind in ("pastasoss", "specprofile", "speckernel")]
-    defaults = dict(threshold=1e-2, n_os=2, tikfac=None, width=40.0, bad_pix="masking", subtract_background=None,
-                    rtol=1e-4, max_grid_size=20000, wave_grid_in=None, wave_grid_out=None, model=False, estimate=None,
-                    order_3=True, atoca=True)
-    out, _, _ = run_extract1d(model, *kinds, case["subarray"], "CLEAR", defaults | case["options"])
+    given = defaults | case["options"]
+    out, _, _ = soss_extract.run_extract1d(model, *kinds, case["subarray"], "CLEAR", given)
     tables = {int(one.spectral_order): {n: np.array(one.spec_table[n]) for n in names} for one in out.spec}
     told = out.meta.soss_extract1d
     keys = {"SOSSWDTH": told.width, "OVERSAMP": told.oversampling, "THRESHLD": told.threshold,
             "TIKFACTR": told.tikhonov_factor}
     results.append((keys, tables))
 pickle.dump(results, open(sys.argv[2], "wb"))
+"""
+
+_GRID_ALONE = """
+find = soss_extract.Integration.make_decontamination_grid
+def stop(self, *given, **options):
+    np.save(sys.argv[5], find(self, *given, **options))
+    sys.exit()
+soss_extract.Integration.make_decontamination_grid = stop
+soss_extract.run_extract1d(datamodels.open(sys.argv[1]), *sys.argv[2:5], "SUBSTRIP256", "CLEAR", defaults)
 """
 
 #: a grid of half the official points, refined as far as it may: the official search takes its time from them
@@ -167,7 +181,13 @@ def test_extraction_through_the_runner(subarray: str, tmp_path: Path) -> None:
         for options in _CASES[subarray].values()
     ]  # fmt: skip
     (tmp_path / "cases").write_bytes(pickle.dumps(cases))
-    command = [official_python(), "-c", _EXTRACTION, str(tmp_path / "cases"), str(tmp_path / "results")]
+    command = [
+        official_python(),
+        "-c",
+        _DEFAULTS + _EXTRACTION,
+        str(tmp_path / "cases"),
+        str(tmp_path / "results"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     official = pickle.loads((tmp_path / "results").read_bytes())
@@ -194,3 +214,39 @@ def _same_columns(ours: np.ndarray, official: dict[str, np.ndarray], what: str) 
         off = np.nan_to_num(np.abs(found - values)) > np.nan_to_num(slack)
         # a modelled pixel takes the error of the pixel nearest in value, and two may be equally near
         assert off.mean() <= (1e-3 if name == "FLUX_ERROR" else 0.0), f"{what}: {name}"
+
+
+class Enough(BaseException):
+    """The grid is known, and nothing else is wanted."""
+
+
+@pytest.mark.slow
+def test_the_default_grid_is_the_official_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two points per pixel, refined where the noise of the first estimate asks for it: the same points, every bit."""
+    exposure = simulate("NIS_SOSS", tmp_path / "data", ints=3, groups=3, seed=11, cosmic_rays=1e-3)
+    (tmp_path / "box").mkdir()
+    _ours(exposure, exposure.segments[0], tmp_path / "box" / "lc.arrow", {"atoca": False})
+    (given,) = (tmp_path / "box").glob("*crfints.fits")
+    kinds = [str(exposure.references[kind]) for kind in ("pastasoss", "specprofile", "speckernel")]
+    command = [
+        official_python(),
+        "-c",
+        _DEFAULTS + _GRID_ALONE,
+        str(given),
+        *kinds,
+        str(tmp_path / "grid.npy"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    find, grids = overlap._grid, []
+
+    def stop(*arguments: Any) -> None:
+        grids.append(find(*arguments))
+        raise Enough
+
+    monkeypatch.setattr(overlap, "_grid", stop)
+    with pytest.raises(Enough):
+        _ours(exposure, given, tmp_path / "lc.arrow", {})
+    official = np.load(tmp_path / "grid.npy")
+    assert official.size > 10_000
+    np.testing.assert_array_equal(grids[0], official)

@@ -15,12 +15,17 @@ from tsostream.errors import ConfigError
 CLEAN = ("clean_flicker_noise.skip=false", "clean_flicker_noise.background_method=median")
 
 
-def test_mask_background_and_noise(simulated: Simulated, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parity", [None, "jwst"])
+def test_mask_background_and_noise(parity: str | None, simulated: Simulated, tmp_path: Path) -> None:
     """Under the official suffixes; the noise is what the step changed."""
     exposure = simulated("NRS_BRIGHTOBJ", ints=6, segments=2, **SMALL["NRS_BRIGHTOBJ"])
     keep = tuple(f"clean_flicker_noise.save_{name}=true" for name in ("mask", "background", "noise"))
     reduce(
-        exposure, tmp_path / "lc.arrow", settings=(*CLEAN, *keep), save_steps=("jump,clean_flicker_noise",)
+        exposure,
+        tmp_path / "lc.arrow",
+        settings=(*CLEAN, *keep),
+        save_steps=("jump,clean_flicker_noise",),
+        parity=parity,
     )
     stems = [path.name.removesuffix("_uncal.fits") for path in exposure.segments]
     for stem in stems:
@@ -36,11 +41,22 @@ def test_mask_background_and_noise(simulated: Simulated, tmp_path: Path) -> None
         assert np.abs(background[:, 1:]).max() > 0
 
 
-def test_refused_where_segments_are_done_whole(simulated: Simulated, tmp_path: Path) -> None:
+def test_mask_alone_and_a_file_that_is_not_cleaned(simulated: Simulated, tmp_path: Path) -> None:
+    """A file of one integration has no median: nothing is taken out of it, and that is what is kept."""
+    exposure = simulated("NRS_BRIGHTOBJ", ints=1, **SMALL["NRS_BRIGHTOBJ"])
+    settings = (CLEAN[0], "clean_flicker_noise.save_mask=true")
+    reduce(exposure, tmp_path / "a.arrow", settings=settings, parity="jwst")
+    (path,) = tmp_path.glob("*_mask.fits")
+    assert set(np.unique(fits.getdata(path, "SCI"))) == {0.0, 1.0}
+    path.unlink()
+    median = ("clean_flicker_noise.background_method=median_image", "clean_flicker_noise.save_noise=true")
+    reduce(exposure, tmp_path / "b.arrow", settings=(*settings, *median), parity="jwst")
+    for path in (*tmp_path.glob("*_mask.fits"), *tmp_path.glob("*_flicker_noise.fits")):
+        assert not fits.getdata(path, "SCI").any()
+
+
+def test_scope_segment_is_refused_in_a_stream(simulated: Simulated, tmp_path: Path) -> None:
     exposure = simulated("NRS_BRIGHTOBJ", ints=6, segments=2, **SMALL["NRS_BRIGHTOBJ"])
-    settings = (CLEAN[0], "clean_flicker_noise.save_noise=true")
-    with pytest.raises(ConfigError, match="does not save what clean_flicker_noise keeps"):
-        reduce(exposure, tmp_path / "lc.arrow", settings=settings, parity="jwst")
     with pytest.raises(ConfigError, match="scope segment looks at all integrations of a file"):
         reduce(exposure, tmp_path / "lc.arrow", settings=(CLEAN[0], "clean_flicker_noise.scope=segment"))
 

@@ -356,7 +356,12 @@ class Cleaner:
         return done
 
     def clean_against(
-        self, data: np.ndarray, expected: Callable[[int], np.ndarray], scene: np.ndarray, work: Work
+        self,
+        data: np.ndarray,
+        expected: Callable[[int], np.ndarray],
+        scene: np.ndarray,
+        work: Work,
+        background: np.ndarray | None = None,
     ) -> bool:
         """Clean what differs from expected groups; all groups, whatever their flags.
 
@@ -368,8 +373,12 @@ class Cleaner:
             ``expected(g)`` gives what group g should be, float64 [y, x].
         scene, work
             As in `clean`.
+        background : float32 [group, y, x]
+            What groups should be is written here, if it is given; 0 where nothing is cleaned.
         """
         done = True
+        if background is not None:
+            background[...] = 0.0
         for g in range(len(data)):
             wanted = expected(g)
             np.divide(data[g] - wanted, self.flat, out=work.image, casting="same_kind")
@@ -380,6 +389,8 @@ class Cleaner:
                 done = False
                 continue
             data[g] = wanted + work.image * self.flat
+            if background is not None:
+                background[g] = wanted
         return done
 
     def _take_background(self, work: Work) -> np.ndarray:

@@ -69,6 +69,7 @@ class SegmentFlicker:
         scene: np.ndarray,
         work: Work,
         expected: Callable[[int], np.ndarray] | None = None,
+        background: np.ndarray | None = None,
     ) -> bool:
         """Clean one integration.
 
@@ -82,6 +83,8 @@ class SegmentFlicker:
             Working arrays.
         expected
             With the median of the file: what group g should be, float64 [y, x].
+        background : float32 [group, y, x]
+            The backgrounds are written here, if it is given.
 
         Returns
         -------
@@ -89,8 +92,8 @@ class SegmentFlicker:
             False where the official step gives the file back as it came.
         """
         if expected is not None:
-            return self.cleaner.clean_against(data, expected, scene, work)
-        return self.cleaner.clean(data, groupdq, scene, work)
+            return self.cleaner.clean_against(data, expected, scene, work, background)
+        return self.cleaner.clean(data, groupdq, scene, work, background)
 
 
 def bind_segment(operator: CleanFlickerNoise, binding: Binding) -> SegmentFlicker | str:

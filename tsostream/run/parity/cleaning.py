@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from tsostream.integration.exposure_info import ExposureInfo
+from tsostream.operators.clean_flicker_noise import CleanFlickerNoise
 from tsostream.operators.flicker import Work
 from tsostream.operators.flicker_segment import SegmentFlicker
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.run.parity.light import DraftLight, Drafts, relative_light
 from tsostream.run.parity.spool import RampSpool, let_go, make_room
 
-__all__ = ["Background", "MedianImage", "clean_spool", "find_median_image", "median_ramp"]
+__all__ = ["Background", "MedianImage", "clean_spool", "find_median_image", "keep_nothing", "median_ramp"]
 
 #: samples a median is taken of in one go [bytes]
 PIECE_BYTES = 4 << 20
+
+#: what can be kept besides the ramps
+SAVED = tuple(f"{CleanFlickerNoise.name}.{name}" for name in ("noise", "background", "mask"))
 
 #: how the work of a list of jobs is shared among workers
 Each = Callable[[Callable[[int], None], range], None]
@@ -186,6 +190,7 @@ def clean_spool(
     mean: RatePlanes,
     each: Each,
     median: MedianImage | None = None,
+    kept: Mapping[str, RampSpool] | None = None,
 ) -> bool:
     """Clean all integrations of a segment.
 
@@ -201,6 +206,8 @@ def clean_spool(
         Shares the integrations among the workers.
     median
         What the groups should be, where that is taken out first.
+    kept
+        Where noise, background and mask go, by `SAVED`, as far as they are wanted.
 
     Returns
     -------
@@ -215,6 +222,7 @@ def clean_spool(
     if common is None and step.single_mask:
         common = step.scene(mean.data)
     idle, failed = _Idle(step), []
+    noise, background, masks = ((kept or {}).get(name) for name in SAVED)
 
     def work(i: int) -> None:
         scene = common
@@ -224,11 +232,26 @@ def clean_spool(
             scene = scene[i]
         data, flags, arrays = np.array(spool.data[i]), np.array(spool.groupdq[i]), idle.borrow()
         expected = None if median is None else partial(median.expected, i)
-        if not step.clean(data, flags, scene, arrays, expected):
+        level = None if background is None else np.empty_like(data)
+        if not step.clean(data, flags, scene, arrays, expected, level):
             failed.append(i)
+        if noise is not None:
+            noise.put_one(i, data - spool.data[i], flags)
+        if background is not None and level is not None:
+            background.put_one(i, level, flags)
+        if masks is not None:
+            masks.put_one(i, scene[None], np.zeros_like(flags[:1]))
         spool.data[i] = data
         idle.put_back(arrays)
         spool.rest()
 
     each(work, range(count))
     return not failed
+
+
+def keep_nothing(spool: RampSpool, kept: Mapping[str, RampSpool]) -> None:
+    """Say that nothing was taken out of the ramps of a file: no noise, no background, no pixel that counts."""
+    for one in (kept[name] for name in SAVED if name in kept):
+        for i, flags in enumerate(spool.groupdq):
+            groups = one.data.shape[1]
+            one.put_one(i, np.zeros_like(one.data[i]), flags[:groups])

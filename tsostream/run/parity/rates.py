@@ -62,17 +62,31 @@ class ParityRates(RateChain):
 
 def _tile(store: SegmentSlopes, rate: Rate, step: str) -> Tile:
     """Show a step's result: its ramps, or the slopes."""
+    start = rate.first - store.first
+    besides = {name: one for name, one in store.ramps.items() if name.startswith(f"{step}.")}
+    if besides:
+        taken = {name: one.ramps(start, rate.count) for name, one in besides.items()}
+        own = store.ramps.get(step)
+        ramps = (
+            max(taken.values(), key=lambda one: one[1].shape[1])
+            if own is None
+            else own.ramps(start, rate.count)
+        )
+        arrays = {name: data[:, 0] if name.endswith(".mask") else data for name, (data, _) in taken.items()}
+        return Tile(rate.first, None, *ramps, None, arrays)
     if (spool := store.ramps.get(step)) is None:
         none = np.empty((rate.count, 0, *rate.data.shape[1:]), np.float32)
         return Tile(rate.first, None, none, none.astype(np.uint8), rate)
-    return Tile(rate.first, None, *spool.ramps(rate.first - store.first, rate.count), None)
+    return Tile(rate.first, None, *spool.ramps(start, rate.count), None)
 
 
 def kept_steps(prepared: Prepared) -> tuple[str, ...]:
     """List the steps whose ramps go to products; the product without a step holds what the fit is given."""
     files = () if prepared.products is None else prepared.products.files
     names = [one.name for one in prepared.config.operators if one.produces == "ramp"]
-    return tuple(dict.fromkeys(one.step or names[-1] for one in files if one.kind == "ramp"))
+    return tuple(
+        dict.fromkeys(one.step or names[-1] for one in files if one.kind == "ramp" or "." in one.step)
+    )
 
 
 def save_waves(prepared: Prepared, run: SegmentRun) -> None:

@@ -22,11 +22,12 @@ import numpy as np
 
 from tsostream.errors import OperatorError
 from tsostream.files import SegmentFile, SegmentTimes
+from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.payload import Rate, Times
 from tsostream.operators.flicker_segment import SegmentFlicker
 from tsostream.operators.jump_segment import Method, choose_method, living_planes
 from tsostream.operators.rate_planes import RatePlanes
-from tsostream.run.parity.cleaning import clean_spool, find_median_image
+from tsostream.run.parity.cleaning import clean_spool, find_median_image, keep_nothing
 from tsostream.run.parity.events import earlier_windows, flag_persistence, grow_events, save_windows
 from tsostream.run.parity.frames import find_interference, find_tables
 from tsostream.run.parity.light import DraftLight
@@ -109,7 +110,8 @@ class SegmentRun:
     light
         Tells how bright the source is in draft slopes, where a step wants to know.
     keep
-        Steps whose ramps are kept, of `ParitySteps.ramp_order`; for products.
+        Steps whose ramps are kept, of `ParitySteps.ramp_order`, and what clean_flicker_noise keeps besides
+        (``step.name``); for products.
     """
 
     segment: SegmentFile
@@ -135,7 +137,7 @@ class SegmentRun:
     @property
     def kept_bytes(self) -> int:
         """Size of the ramps that are kept for products."""
-        return spool_bytes(self.steps.info, self.segment.count) * len(self.keep)
+        return sum(spool_bytes(self._kept_info(step), self.segment.count) for step in self.keep)
 
     def run(self) -> SegmentSlopes:
         """Do it.
@@ -168,10 +170,14 @@ class SegmentRun:
         times = SegmentTimes(segment).rows(segment.first, segment.count)
         return SegmentSlopes(segment.first, store, mean, times, method, kept)
 
+    def _kept_info(self, step: str) -> ExposureInfo:
+        """Describe what is kept: ramps, or a mask as ramps of one group."""
+        info = replace(self.steps.info, zeroframe=False)
+        return replace(info, ngroups=1) if step.endswith(".mask") else info
+
     def _room(self, step: str) -> RampSpool:
         """Make room for the ramps a step leaves."""
-        info = replace(self.steps.info, zeroframe=False)
-        spool = RampSpool.make(info, self.segment.count, self.scratch)
+        spool = RampSpool.make(self._kept_info(step), self.segment.count, self.scratch)
         spool.pixeldq[...] = self.steps.static_dq(step)
         return spool
 
@@ -279,6 +285,7 @@ class _Walk:
                 "%s: clean_flicker_noise cannot find the noise; as with the official step the file is not cleaned",
                 self.run.segment.source_path,
             )
+            keep_nothing(spool, self.work.kept)
             self.spool = None
             if self.steps.has_events:
                 self._look_at_frames(method, clean=False)
@@ -291,7 +298,7 @@ class _Walk:
             median = find_median_image(self.run.light, drafts, spool, self.steps.info, self.run.scratch, each)
             if median is None:
                 return False
-        return clean_spool(flicker, spool, self.store.signal, self.mean, each, median)
+        return clean_spool(flicker, spool, self.store.signal, self.mean, each, median, self.work.kept)
 
     def _drafts(self, flat: np.ndarray) -> Iterator[Rate]:
         """Hand out the draft slopes of the file, divided by a flat, block by block."""

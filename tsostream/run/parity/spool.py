@@ -111,6 +111,11 @@ class RampSpool:
         bits |= self.pixeldq[place]
         self.rest()
 
+    def put_one(self, i: int, data: np.ndarray, groupdq: np.ndarray) -> None:
+        """Take the ramps [group, y, x] of one integration."""
+        self.data[i], self.groupdq[i] = data, groupdq
+        self.rest()
+
     def copy(self, other: RampSpool) -> None:
         """Take all ramps of another one."""
         for i in range(len(self.data)):

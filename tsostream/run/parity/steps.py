@@ -257,11 +257,6 @@ def check_parity(
     if not info.is_ramp:
         return
     _refuse_full_frames(config)
-    step = config.operator(CleanFlickerNoise.name)
-    kept = [name for name in ("save_mask", "save_background", "save_noise") if getattr(step, name, False)]
-    if kept:
-        what = f"--parity jwst does not save what clean_flicker_noise keeps ({', '.join(kept)})"
-        raise ConfigError(Problem(what, todo="leave it out, or --parity", code="parameter"))
     steps = split_steps(config, info, references, templates)
     scaled = [one.name for one in steps.after if not one.skipped]
     if scaled and "ramp_fit" in split_names(request.save_steps):

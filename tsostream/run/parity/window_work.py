@@ -177,7 +177,7 @@ class WindowWork:
         for mark in ESTIMATED:
             step = mark.partition(".")[0]
             for name, spool in self.kept.items():
-                if step in order and order.index(name) >= order.index(step):
+                if step in order and order.index(name.partition(".")[0]) >= order.index(step):
                     spool.pixeldq[window.slices] |= bits
 
     def _tile(self, window: Window, bound: WindowSteps, held: Held, part: slice) -> Tile:

@@ -216,18 +216,17 @@ def bind_soss(step: Any, binding: Binding) -> BoundSoss | None:
             max(float(given or step.soss_width) for given in step.widths)
         ]
         separation = separation.above_sky(template[0].astype(np.float64), far)
-    found, sky = None, scene
-    if separation is not None:
-        found = separation.amplitudes(template, bits)
-        left = separation.without_others(template, found, NO_ORDER)[0].astype(np.float64)
-        sky = replace(scene, image=np.where(np.isfinite(scene.image), left, np.nan))
-    grounds = _grounds(step, sky, centres, modelled=separation is not None)
+    found = separation.amplitudes(template, bits) if separation is not None else None
+
+    def with_only(order: int) -> Scene:
+        if separation is None or found is None:
+            return scene
+        clean = separation.without_others(template, found, order)[0].astype(np.float64)
+        return replace(scene, image=np.where(np.isfinite(scene.image), clean, np.nan))
+
+    grounds = _grounds(step, with_only(NO_ORDER), centres, modelled=separation is not None)
     for order in traces:
-        own = scene
-        if separation is not None and found is not None:
-            clean = separation.without_others(template, found, order)[0].astype(np.float64)
-            own = replace(scene, image=np.where(np.isfinite(scene.image), clean, np.nan))
-        built = _series(step, own, centres[order], grounds)
+        built = _series(step, with_only(order), centres[order], grounds)
         shares += [_wing_factor(binding, one, order, grounds[one.extract_width]) for one in built]
         series += built
         labels += [order] * len(built)

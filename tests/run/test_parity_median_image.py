@@ -32,9 +32,10 @@ def test_light_is_relative_and_the_median_stands_for_what_is_unknown() -> None:
     assert relative_light(np.zeros(3)) is None
 
 
+@pytest.mark.parametrize("piece", [500, 60])
 @pytest.mark.parametrize("background", [False, True])
-def test_median_ramp(background: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsostream.run.parity.cleaning.PIECE_BYTES", 500)  # several bands
+def test_median_ramp(background: bool, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsostream.run.parity.cleaning.PIECE_BYTES", piece)  # some rows, and a part of one
     rng = np.random.default_rng(3)
     spool = RampSpool.make(make_info("NRS_BRIGHTOBJ", nx=7, ny=9, ngroups=3), 5, None)
     spool.data[...] = rng.normal(100, 5, spool.data.shape)

@@ -20,7 +20,7 @@ from tsostream.integration.payload import Measurement
 from tsostream.operators.base import Binding, Operator
 from tsostream.operators.spectral.columns import ColumnBins, bin_columns, shared_variance
 
-__all__ = ["BoundWhiteLight", "WhiteLight"]
+__all__ = ["BoundWhiteLight", "WhiteLight", "reference_ranges"]
 
 #: what the extraction hands over for the sum and no row shows
 WORKING = ("own_err", "counts", "lost")
@@ -186,7 +186,7 @@ class WhiteLight(Operator):
         weights = templates["sum_weights"]
         weights = [weights] if isinstance(weights, np.ndarray) and weights.ndim == 2 else list(weights)
         covariance = np.asarray(templates["column_covariance"])
-        ranges = _reference_ranges(binding)
+        ranges = reference_ranges(binding)
         official = self.scope == "segment"
         series = []
         of_order: dict[int, np.ndarray] = {}
@@ -268,7 +268,7 @@ def _limit(limit: float | dict[int, float] | None, order: int) -> float | None:
     return limit.get(order) if isinstance(limit, dict) else limit
 
 
-def _reference_ranges(binding: Binding) -> dict[int, tuple[float, float]]:
+def reference_ranges(binding: Binding) -> dict[int, tuple[float, float]]:
     """Order -> range of a WAVELENGTHRANGE reference for the exposure's filter; officially for SOSS alone."""
     reference = binding.references.get("wavelengthrange")
     if reference is None or binding.info.exp_type != "NIS_SOSS":

@@ -89,9 +89,9 @@ class Background:
     slopes: np.ndarray
     times: np.ndarray
 
-    def of(self, integrations: int | slice, group: int, rows: slice | None = None) -> np.ndarray:
-        """Background in a group [DN], float32 [(integration,) y, x]."""
-        return self.slopes[integrations, rows or slice(None)] * np.float32(self.times[group])
+    def of(self, integrations: int | slice, group: int, piece: tuple[slice, ...] = ()) -> np.ndarray:
+        """Background in a group [DN], float32 [(integration,) y, x], of a piece of the frame or all of it."""
+        return self.slopes[integrations, *piece] * np.float32(self.times[group])
 
 
 def median_ramp(spool: RampSpool, background: Background | None, each: Each) -> np.ndarray:
@@ -107,23 +107,26 @@ def median_ramp(spool: RampSpool, background: Background | None, each: Each) -> 
         Shares the work among the workers.
     """
     count, ngroups, ny, nx = spool.data.shape
+    # of long files not even a row has room: then a part of it
     rows = max(1, min(ny, PIECE_BYTES // (4 * count * nx)))
-    bands = -(-ny // rows)
+    columns = max(1, min(nx, PIECE_BYTES // (4 * count * rows)))
+    pieces = [
+        (slice(y, y + rows), slice(x, x + columns)) for y in range(0, ny, rows) for x in range(0, nx, columns)
+    ]
     ramp = np.empty((ngroups, ny, nx), np.float32)
 
     def work(job: int) -> None:
-        group, band = divmod(job, bands)
-        part = slice(band * rows, (band + 1) * rows)
-        samples = np.array(spool.data[:, group, part])
+        group, piece = divmod(job, len(pieces))
+        samples = np.array(spool.data[:, group, *pieces[piece]])
         if background is not None:
-            samples -= background.of(slice(None), group, part)
-        ramp[group, part] = np.nanmedian(samples, axis=0, overwrite_input=True)
+            samples -= background.of(slice(None), group, pieces[piece])
+        ramp[group, *pieces[piece]] = np.nanmedian(samples, axis=0, overwrite_input=True)
         spool.rest()
 
     with warnings.catch_warnings():
         # a sample that no integration has stays NaN
         warnings.simplefilter("ignore", RuntimeWarning)
-        each(work, range(ngroups * bands))
+        each(work, range(ngroups * len(pieces)))
     return ramp
 
 

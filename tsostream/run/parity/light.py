@@ -23,6 +23,7 @@ from tsostream.operators.flat_field import FlatField
 from tsostream.operators.soss.geometry import box_weights, soss_traces
 from tsostream.operators.spectral.official_block import FirstCorrection
 from tsostream.operators.tso_photometry import TsoPhotometry
+from tsostream.operators.white_light import WhiteLight, reference_ranges
 from tsostream.operators.window import copy_rate, slice_rate
 from tsostream.references.selection import CrdsWish
 from tsostream.run.config import Config, load_config
@@ -187,7 +188,9 @@ def _soss(start: _Start) -> DraftLight | None:
     if 1 not in traces:
         return None
     row, wavelength = traces[1].columns(info.nx)
-    weight = np.where(np.isfinite(wavelength), box_weights(row, SOSS_WIDTH, info.ny), 0.0)
+    low, high = _soss_range(start)
+    inside = (wavelength >= low) & (wavelength <= high)
+    weight = np.where(inside, box_weights(row, SOSS_WIDTH, info.ny), 0.0)
 
     def bound(drafts: Drafts) -> BoundRateStep | None:
         operator = start.config.operator("bkg_subtract") or BkgSubtract(scope="segment")
@@ -215,6 +218,12 @@ def _soss(start: _Start) -> DraftLight | None:
         return np.concatenate([np.nansum((rate.data - level) * weight, axis=(1, 2)) for rate in drafts()])
 
     return DraftLight(flux, background)
+
+
+def _soss_range(start: _Start) -> tuple[float, float]:
+    """Wavelengths of the first order that count [µm]: those the white light is summed over."""
+    white = WhiteLight(scope="segment")
+    return reference_ranges(start.binding(white, {})).get(1, (-np.inf, np.inf))
 
 
 def _copy(rate: Rate, count: int | None = None) -> Rate:

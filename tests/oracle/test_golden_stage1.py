@@ -39,7 +39,7 @@ def test_windows_do_not_matter(name: str, window_bytes: int, shared: Path) -> No
     whole = list(run_case(case))
     cut = list(run_case(case, window_bytes=window_bytes, workers=3))
     for a, b in zip(whole, cut, strict=True):
-        np.testing.assert_array_equal(a.groupdq, b.groupdq)
+        np.testing.assert_array_equal(a.ramps.groupdq, b.ramps.groupdq)
         for one, other in zip(
             (*a.slopes.planes.arrays(), *a.slopes.mean.arrays()),
             (*b.slopes.planes.arrays(), *b.slopes.mean.arrays()),
@@ -64,4 +64,4 @@ def test_likelihood_fit_equals_the_official_one(name: str, shared: Path) -> None
     path = next((case / "jwst_likely").glob("*seg001*_rateints.fits*"))
     differs = np.argwhere(result.slopes.planes.dq != fits.getdata(path, "DQ").astype(np.uint32))
     for i, y, x in differs:
-        assert np.median(np.diff(result.ramp[i, :, y, x])) < 0
+        assert np.median(np.diff(result.ramps.data[i, :, y, x])) < 0

@@ -383,7 +383,7 @@ def test_equals_the_official_pipeline(name: str, shared: Path, tmp_path: Path) -
     if told_of(case):
         ground = soss_background if case.mode.startswith("nis") else None
 
-        def flux(drafts: Any) -> np.ndarray:
+        def flux(drafts: Any, _background: np.ndarray | None) -> np.ndarray:
             return light_of(sum(rate.count for rate in drafts()))
 
         def background(drafts: Any) -> np.ndarray | None:

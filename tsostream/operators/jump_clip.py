@@ -48,6 +48,17 @@ def _bounds(batch, lane, count, rejection):
 
 
 @kernel
+def _append_hits(lanes, j, lane, lower, upper, hits, found):
+    """Append what lies outside its limits of a list to ``hits``; returns how many there are."""
+    n = lanes.shape[1]
+    for i in range(n):
+        if lanes[j, i, lane] < lower or lanes[j, i, lane] > upper:
+            hits[found] = (j * n + i) * LANES + lane
+            found += 1
+    return found
+
+
+@kernel
 def _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found):
     """Sort a batch of lists, and append what lies outside their limits to ``hits``; returns how many there are."""
     n = lanes.shape[1]
@@ -60,10 +71,7 @@ def _flag_batch(lanes, batch, sources, used, pairs, rejection, hits, found):
         lower, upper = _bounds(batch, b, count, rejection)
         if not (batch[0, b] < lower or batch[count - 1, b] > upper):
             continue
-        for i in range(n):
-            if lanes[j, i, lane] < lower or lanes[j, i, lane] > upper:
-                hits[found] = (j * n + i) * LANES + lane
-                found += 1
+        found = _append_hits(lanes, j, lane, lower, upper, hits, found)
     return found
 
 
@@ -173,10 +181,7 @@ def _clip_pixel(lanes, lane, rejection, work, hits, found):
     if not (work[0, 0] < lower or work[count - 1, 0] > upper):
         return found
     for j in range(lanes.shape[0]):
-        for i in range(n):
-            if lanes[j, i, lane] < lower or lanes[j, i, lane] > upper:
-                hits[found] = (j * n + i) * LANES + lane
-                found += 1
+        found = _append_hits(lanes, j, lane, lower, upper, hits, found)
     return found
 
 

@@ -162,11 +162,12 @@ def find_median_image(
     """
     if find is None or len(spool.data) < 2:
         return None
-    light = relative_light(find.flux(drafts))
+    level = find.background(drafts)
+    light = relative_light(find.flux(drafts, level))
     if light is None:
         return None
     background = None
-    if (level := find.background(drafts)) is not None:
+    if level is not None:
         # the gap comes behind the last frame of a group
         frames = info.nframes + (info.nframes + info.groupgap) * np.arange(info.ngroups)
         slopes = _background_slopes(level, drafts, len(spool.data), scratch)

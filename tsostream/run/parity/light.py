@@ -38,6 +38,8 @@ __all__ = ["DraftLight", "Drafts", "draft_light", "relative_light"]
 SOSS_WIDTH = 15
 #: reads the draft slopes of a file, as often as wanted; blocks are arrays of their own
 Drafts = Callable[[], Iterator[Rate]]
+#: finds the light of each integration, float64 [integration], above a background, float32 [y, x] or None
+Flux = Callable[[Drafts, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class DraftLight:
     Parameters
     ----------
     flux
-        Gives the light of each integration, float64 [integration].
+        Gives the light of each integration, float64 [integration], above what is background.
     background
         Gives what is background in the slopes, float32 [y, x]; None where none is taken out.
     """
 
-    flux: Callable[[Drafts], np.ndarray]
+    flux: Flux
     background: Callable[[Drafts], np.ndarray | None] = lambda drafts: None
 
 
@@ -121,7 +123,7 @@ class _Start:
         return Binding(self.info, references, self.pixeldq, templates, spans)
 
 
-def _spectral(start: _Start) -> Callable[[Drafts], np.ndarray]:
+def _spectral(start: _Start) -> Flux:
     """Sum the spectrum of a point source over all columns."""
     prepared = start.prepared
     if not prepared.wavelengths:
@@ -138,7 +140,7 @@ def _spectral(start: _Start) -> Callable[[Drafts], np.ndarray]:
     extract: Any = start.config.operator("extract_1d")
     bound = extract.bind(here.binding(extract, templates))
 
-    def flux(drafts: Drafts) -> np.ndarray:
+    def flux(drafts: Drafts, _background: np.ndarray | None) -> np.ndarray:
         # a correction with phases of the pixel is a file's own
         late = FirstCorrection(bound) if bound.needs_order else None
         sums = []
@@ -153,7 +155,7 @@ def _spectral(start: _Start) -> Callable[[Drafts], np.ndarray]:
     return flux
 
 
-def _aperture(start: _Start) -> Callable[[Drafts], np.ndarray]:
+def _aperture(start: _Start) -> Flux:
     """Sum the aperture, in the official three passes; the flat of MIRI tells what is no science."""
     prepared = start.prepared
     operator: Any = start.config.operator("tso_photometry") or TsoPhotometry(scope="segment")
@@ -165,7 +167,7 @@ def _aperture(start: _Start) -> Callable[[Drafts], np.ndarray]:
     if start.info.exp_type == "MIR_IMAGE" and "flat" in prepared.references:
         flat = FlatField().bind(start.binding(FlatField(), {}))
 
-    def flux(drafts: Drafts) -> np.ndarray:
+    def flux(drafts: Drafts, _background: np.ndarray | None) -> np.ndarray:
         segments = SegmentPhotometry(bound, start.info.frame_shape, prepared.request.scratch)
         sums: list[np.ndarray] = []
         try:
@@ -211,8 +213,7 @@ def _soss(start: _Start) -> DraftLight | None:
         empty.data[...] = 0.0
         return -step.run(empty).data[0]
 
-    def flux(drafts: Drafts) -> np.ndarray:
-        ground = background(drafts)
+    def flux(drafts: Drafts, ground: np.ndarray | None) -> np.ndarray:
         level = np.float32(0.0) if ground is None else ground
         # the weights of lost pixels stay, as officially
         return np.concatenate([np.nansum((rate.data - level) * weight, axis=(1, 2)) for rate in drafts()])

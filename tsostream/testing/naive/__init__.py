@@ -121,6 +121,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "jump_clip._find_medians": flag_segment,
     "jump_clip._flag_batch": clip_list,
     "jump_clip.clip_integrations": flag_segment,
+    "jump_clip._append_hits": clip_list,
     "jump_clip._clip_pixel": clip_list,
     "jump_clip.clip_everything": flag_segment,
     "jump_clip._joint_median": flag_segment,

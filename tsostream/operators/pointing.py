@@ -9,9 +9,9 @@ gradient of the image and s the jitter along x and y.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from tsostream.operators.aperture.geometry import derivatives
+from tsostream.operators.smoothing import beside, filled_from_neighbours
 
 __all__ = ["measure_jitter", "pointing_variance"]
 
@@ -92,13 +92,10 @@ def pointing_variance(
     known = np.isfinite(image)
     if not known.any():
         return np.zeros(image.shape)
-    whole = np.where(known, image, 0.0)
-    if not known.all():
-        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-        whole = whole[tuple(nearest)]
+    whole = filled_from_neighbours(image, known)
     (gy, gyy), (gx, gxx) = (derivatives(whole, axis) for axis in (0, 1))
     # the slope beside a pixel that is not known is made up
-    sure = ~ndimage.binary_dilation(~known)
+    sure = ~beside(~known)
     with np.errstate(invalid="ignore"):
         use = sure & (share > 0) & np.isfinite(scatter) & np.isfinite(variance) & (scatter > 0)
         use &= whole * share > 5.0 * np.sqrt(np.clip(variance, 0.0, None))

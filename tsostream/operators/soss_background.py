@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
+from tsostream.operators.smoothing import gaussian
 
 __all__ = ["STEP", "Images", "TemplateFit", "count_ratios", "fit_templates", "sides"]
 
@@ -68,7 +68,7 @@ def sides(template: np.ndarray, *, fitting: bool) -> np.ndarray:
     uint8 [y, x]
         1 left, 2 right, 0 left out.
     """
-    slope = np.gradient(gaussian_filter(template, 3), axis=1)
+    slope = np.gradient(gaussian(gaussian(template, 3.0, 0, "symmetric"), 3.0, 1, "symmetric"), axis=1)
     step = np.argmax(slope[:, STEP[0] : STEP[1]], axis=1) + STEP[0]
     columns = np.arange(template.shape[1])
     side = np.where(columns >= step[:, None], 2, 1).astype(np.uint8)

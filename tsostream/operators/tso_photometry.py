@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
-from scipy import ndimage
 
 from tsostream.errors import ConfigError, Problem
 from tsostream.integration import dq
@@ -33,6 +32,7 @@ from tsostream.operators.photometry.template import (
     make_circle,
     widths,
 )
+from tsostream.operators.smoothing import gaussian, median_of_nine
 
 __all__ = ["BoundOfficialPhotometry", "BoundTsoPhotometry", "TsoPhotometry"]
 
@@ -240,7 +240,10 @@ class TsoPhotometry(Operator):
         if planned is not None and not self.centroid_source:
             return planned
         lens = WEAK_LENSES.get(binding.info.pupil.upper())
-        smooth = ndimage.gaussian_filter(image - np.median(image), 1.5 if lens is None else lens.sigma)
+        sigma = 1.5 if lens is None else lens.sigma
+        smooth = image - np.median(image)
+        for axis in (0, 1):
+            smooth = gaussian(smooth, sigma, axis, mode="symmetric")
         if planned is not None:
             half = self.search_box_width / 2
             yy, xx = np.indices(image.shape)
@@ -367,7 +370,7 @@ def _scene(binding: Binding, scale: np.ndarray) -> Scene:
         | ~np.isfinite(variance)
         | ~np.isfinite(scale)
     )
-    filled = ndimage.median_filter(np.where(bad, np.nanmedian(image), image), 3)
+    filled = median_of_nine(np.where(bad, np.nanmedian(image), image))
     return Scene(
         image=np.where(bad, filled, image),
         bad=bad,

@@ -9,7 +9,7 @@ background-subtracted flux add up to zero in each column, so an offset common to
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
+from numpy import fft
 
 __all__ = ["column_excess", "excess_variance", "shared_covariance", "sum_weights"]
 
@@ -19,8 +19,15 @@ SLOW_LAGS = 400
 FEWEST_PAIRS = 30
 
 
+def _fast_length(least: int) -> int:
+    """Next length without prime factors over five."""
+    powers = range(least.bit_length() + 1)
+    lengths = (2**a * 3**b * 5**c for a in powers for b in powers for c in powers)
+    return min(length for length in lengths if length >= least)
+
+
 def _sizes(ny: int, nx: int) -> tuple[int, int]:
-    return fft.next_fast_len(2 * ny - 1, real=True), fft.next_fast_len(2 * nx - 1, real=True)
+    return _fast_length(2 * ny - 1), _fast_length(2 * nx - 1)
 
 
 def _centred(correlation: np.ndarray, lag_y: int, lag_x: int) -> np.ndarray:
@@ -122,7 +129,7 @@ def column_excess(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     variance : float64 [disp]
         Not negative.
     """
-    size = fft.next_fast_len(2 * weights.shape[0] - 1, real=True)
+    size = _fast_length(2 * weights.shape[0] - 1)
     lag, middle = covariance.shape[0] // 2, covariance.shape[1] // 2
     power = np.abs(fft.rfft(weights, size, axis=0)) ** 2
     overlap = fft.irfft(power, size, axis=0)[np.arange(-lag, lag + 1) % size]

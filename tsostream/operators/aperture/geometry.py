@@ -1,4 +1,4 @@
-"""Traces, profiles, backgrounds and pixel lists, made once per exposure from the scout's template (numpy and scipy).
+"""Traces, profiles, backgrounds and pixel lists, made once per exposure from the scout's template (numpy).
 
 Arrays here are oriented ``[cross, disp]``: the trace runs along the second axis, whatever the instrument does.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from scipy.linalg import solve_banded
 
 from tsostream.errors import InputError, Problem
+from tsostream.operators.smoothing import gaussian, running_mean
 
 __all__ = [
     "Trace",
@@ -63,8 +62,8 @@ def _fill(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     good = np.where(bad, 0.0, 1.0)
     value = np.where(bad, 0.0, image)
     for sigma in (1.0, 4.0, 16.0):
-        norm = ndimage.gaussian_filter1d(good, sigma, axis=1, mode="nearest")
-        mean = ndimage.gaussian_filter1d(value * good, sigma, axis=1, mode="nearest")
+        norm = gaussian(good, sigma, axis=1)
+        mean = gaussian(value * good, sigma, axis=1)
         hole = (good == 0) & (norm > 1e-3)
         value = np.where(hole, mean / np.where(norm > 0, norm, 1.0), value)
         good = np.where(hole, 1.0, good)
@@ -106,10 +105,10 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
     ncross, ndisp = image.shape
     filled = _fill(image, bad)
     filled = filled - np.median(filled, axis=0)
-    smooth = ndimage.gaussian_filter(filled, (1.2, 4.0), mode="nearest")
+    smooth = gaussian(gaussian(filled, 1.2, axis=0), 4.0, axis=1)
     noise = max(robust_spread(smooth), 1e-30)
     peak = smooth.max(axis=0)
-    seed = int(np.argmax(ndimage.uniform_filter1d(peak, min(15, ndisp), mode="nearest")))
+    seed = int(np.argmax(running_mean(peak, min(15, ndisp))))
     if not peak[seed] > 4 * noise:
         raise _no_spectrum()
     ridge = np.full(ndisp, np.nan)
@@ -194,7 +193,7 @@ def box_weights(centre: np.ndarray, width: float, ncross: int) -> np.ndarray:
 
 def smoothed(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Fill bad pixels of an image, and smooth it along the dispersion: what `ground_mask` looks at."""
-    return ndimage.gaussian_filter(_fill(image, bad), (0.0, 5.0), mode="nearest")
+    return gaussian(_fill(image, bad), 5.0, axis=1)
 
 
 def ground_mask(
@@ -326,10 +325,15 @@ def derivatives(source: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros_like(source), np.zeros_like(source)
     values = np.moveaxis(source, axis, 0).reshape(source.shape[axis], -1)
     # scipy.interpolate has it, but takes a fifth of a second to load: a slope without jumps at every sample means
-    # m[i-1] + 4 m[i] + m[i+1] = 6 (f[i-1] - 2 f[i] + f[i+1])
+    # m[i-1] + 4 m[i] + m[i+1] = 6 (f[i-1] - 2 f[i] + f[i+1]), eliminated from above and put in from below
     second = np.zeros(values.shape)
-    band = np.repeat([[1.0], [4.0], [1.0]], len(values) - 2, axis=1)
-    second[1:-1] = solve_banded((1, 1), band, 6.0 * np.diff(values, 2, axis=0))
+    second[1:-1] = 6.0 * np.diff(values, 2, axis=0)
+    pivot = np.zeros(len(values))
+    for i in range(1, len(values) - 1):
+        pivot[i] = 1.0 / (4.0 - pivot[i - 1])
+        second[i] = (second[i] - second[i - 1]) * pivot[i]
+    for i in range(len(values) - 3, 0, -1):
+        second[i] -= pivot[i] * second[i + 1]
     step = np.diff(values, axis=0)
     first = np.empty(values.shape)
     first[:-1] = step - (2.0 * second[:-1] + second[1:]) / 6.0

@@ -15,6 +15,7 @@ import numpy as np
 from tsostream.errors import Problem, ReferenceMismatchError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.integration.reference import Reference
+from tsostream.operators.smoothing import between, bilinear
 
 __all__ = ["CORRECTED", "CORRECTED_VARIANCES", "ApertureCorrection", "apply_correction", "choose_correction"]
 
@@ -63,37 +64,32 @@ class ApertureCorrection:
         return self._by_phase(wavelength, npixels) if self.by_phase else self._by_size(wavelength, npixels)
 
     def _by_size(self, wavelength: np.ndarray, npixels: np.ndarray) -> np.ndarray:
-        # not every run has such a table, and scipy.interpolate takes a fifth of a second to load
-        from scipy.interpolate import RectBivariateSpline
-
         n_wave, n_size = int(self.row["nelem_wl"]), int(self.row["nelem_size"])
         wave, size = self.row["wavelength"][:n_wave], self.row["size"][:n_size] / self.pixel_size
         order = np.argsort(wave)
-        values = self.row["apcorr"][:n_wave, :n_size][order]
-        spline = RectBivariateSpline(size, wave[order], values.T, kx=1, ky=1)
-        return np.asarray(spline.ev(npixels, wavelength))
+        values = np.asarray(self.row["apcorr"][:n_wave, :n_size][order], float)
+        return bilinear(wave[order], size, values, wavelength, npixels)
 
     def _by_phase(self, wavelength: np.ndarray, npixels: np.ndarray) -> np.ndarray:
-        from scipy.interpolate import interp1d
-
         wave = np.asarray(self.row["wavelength"], float)
         order = np.argsort(wave)
         # [size, wavelength, phase]
-        values = interp1d(self.row["pixphase"], self.row["apcorr"])(PHASE)[:, order]
-        sizes = interp1d(wave, self.row["size"] / self.pixel_size)
+        table = np.asarray(self.row["apcorr"], float)[:, order]
+        before, after, beyond = between(np.asarray(self.row["pixphase"], float), np.asarray(PHASE))
+        values = table[..., before] * (1.0 - beyond) + table[..., after] * beyond
+        sizes = np.asarray(self.row["size"] / self.pixel_size, float)[:, order]
         ordered = wave[order]
         out = np.ones(wavelength.size)
         inside = (wavelength >= ordered[0]) & (wavelength <= ordered[-1])
         at, count = wavelength[inside], npixels[inside]
         # the sizes belong to the wavelength asked for; in both directions straight lines, at the ends the edge
-        size = np.asarray(sizes(at))
-        right = np.clip(np.searchsorted(ordered, at, side="right"), 1, ordered.size - 1)
-        along = (at - ordered[right - 1]) / (ordered[right] - ordered[right - 1])
+        left, right, along = between(ordered, at)
+        size = sizes[:, left] * (1.0 - along) + sizes[:, right] * along
         top = np.clip((size <= count).sum(axis=0), 1, len(size) - 1)
         columns = np.arange(at.size)
         low, high = size[top - 1, columns], size[top, columns]
         across = np.clip((count - low) / (high - low), 0.0, 1.0)
-        left_edge = values[top - 1, right - 1] * (1 - across) + values[top, right - 1] * across
+        left_edge = values[top - 1, left] * (1 - across) + values[top, left] * across
         right_edge = values[top - 1, right] * (1 - across) + values[top, right] * across
         factor = left_edge * (1 - along) + right_edge * along
         out[inside] = np.where(factor == 0.0, 1.0, factor)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from tsostream.operators.aperture import geometry
+from tsostream.operators.smoothing import gaussian
 
 __all__ = ["FaintProfile", "faint_profile"]
 
@@ -72,9 +72,9 @@ def faint_profile(
     for reach in REACHES:
         if not (wanted & ~found).any() or not own.any():
             break
-        near = ndimage.gaussian_filter1d(own.astype(float), reach, mode="constant")
+        near = gaussian(own.astype(float), reach, axis=0, mode="constant")
         new = wanted & ~found & (near > 1e-2)
-        smooth = ndimage.gaussian_filter1d(np.where(own, straight, 0.0), reach, axis=1, mode="constant")
+        smooth = gaussian(np.where(own, straight, 0.0), reach, axis=1, mode="constant")
         mean[:, new] = smooth[:, new]
         found |= new
     # back to the rows of the frame

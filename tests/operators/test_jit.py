@@ -21,8 +21,8 @@ print("compiled", len(compiled))
 """
 
 
-def run_copy(tree: Path, cache: Path) -> str:
-    code = PROGRAM.format(module="probe")
+def run_copy(tree: Path, cache: Path, module: str = "probe") -> str:
+    code = PROGRAM.format(module=module)
     environment = {**os.environ, "PYTHONPATH": str(tree), "TSOSTREAM_CACHE_DIR": str(cache)}
     answer = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tree, check=False
@@ -65,3 +65,27 @@ def test_machine_code_that_cannot_be_kept_is_compiled_again(tmp_path: Path) -> N
     )
     assert run_copy(tree, tmp_path / "cache") == "value 11 compiled 1"
     assert run_copy(tree, tmp_path / "cache") == "value 11 compiled 1"
+
+
+def test_loading_needs_neither_scipy_nor_what_compiles(tmp_path: Path) -> None:
+    """Kernels that use array functions run, and can be linked into new ones, without what takes long to import."""
+    tree, cache = tmp_path / "tree", tmp_path / "cache"
+    shutil.copytree(Path(tsostream.__file__).parent, tree / "tsostream")
+    probe = tree / "tsostream" / "operators" / "probe.py"
+    text = ("import sys\nimport numpy as np\nfrom tsostream.operators.jit import kernel\n"
+            "HEAVY = ('scipy.linalg', 'scipy.linalg.cython_blas', 'numba.np.npyimpl')\n"
+            "@kernel\ndef low(x):\n    return np.median(x) + np.sum(np.sort(x))\n"
+            "def run():\n    x = np.arange(3.0)\n    found = low(x)\n"
+            "    loaded = [name for name in HEAVY if name in sys.modules]\n"
+            "    return found, loaded")  # fmt: skip
+    probe.write_text(text + "\n")
+    assert run_copy(tree, cache).startswith("value (4.0, ['numba.np.npyimpl']) ")
+    assert run_copy(tree, cache) == "value (4.0, []) compiled 0"
+    # the digest of a kernel holds its file: give the loaded one a caller in another file
+    (tree / "tsostream" / "operators" / "probe_high.py").write_text(
+        "import numpy as np\nfrom tsostream.operators.jit import kernel\nfrom tsostream.operators.probe import low, run as first\n"
+        "@kernel\ndef high(x):\n    return 2.0 * low(x) + np.nanmedian(x)\n"
+        "def run():\n    return first()[0], high(np.arange(3.0))\n"
+    )
+    assert not run_copy(tree, cache, "probe_high").endswith("compiled 0")
+    assert run_copy(tree, cache, "probe_high") == "value (4.0, 9.0) compiled 0"

@@ -83,7 +83,8 @@ def test_loading_needs_neither_scipy_nor_what_compiles(tmp_path: Path) -> None:
     assert run_copy(tree, cache) == "value (4.0, []) compiled 0"
     # the digest of a kernel holds its file: give the loaded one a caller in another file
     (tree / "tsostream" / "operators" / "probe_high.py").write_text(
-        "import numpy as np\nfrom tsostream.operators.jit import kernel\nfrom tsostream.operators.probe import low, run as first\n"
+        "import numpy as np\nfrom tsostream.operators.jit import kernel\n"
+        "from tsostream.operators.probe import low, run as first\n"
         "@kernel\ndef high(x):\n    return 2.0 * low(x) + np.nanmedian(x)\n"
         "def run():\n    return first()[0], high(np.arange(3.0))\n"
     )

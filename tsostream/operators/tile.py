@@ -20,11 +20,12 @@ from tsostream.operators.memory import replace_by_earlier
 
 __all__ = ["Tile", "TilePlan", "empty_rate", "plan_tile", "run_alone", "run_passes"]
 
-#: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache [bytes]
-BAND_BYTES = 256 * 1024
+#: what a band of all groups (4 bytes of signal, 1 of flags a sample) should stay below to remain in cache: half as
+#: much costs more, since every call of a kernel takes a few microseconds and the interpreter's lock [bytes]
+BAND_BYTES = 512 * 1024
 #: what the integrations of a tile should stay below together: of small frames it takes several, for calls cost more
 #: than the next level of the cache [bytes]
-TILE_BYTES = 1024 * 1024
+TILE_BYTES = 2 * 1024 * 1024
 
 
 @dataclass
@@ -117,7 +118,7 @@ def run_passes(
         lag += ny if one.frame else one.halo
         lags.append(lag)
     done = [0] * len(passes)
-    front = 0
+    front, began = 0, clock()
     while passes and done[-1] < ny:
         front += rows
         for index, one in enumerate(passes):
@@ -131,11 +132,12 @@ def run_passes(
                 low = done[index]
                 if reach <= low:
                     continue
-            began = clock()
             one.run(tile, low, reach)
             done[index] = reach
             if seconds is not None:
-                seconds[index] += clock() - began
+                ended = clock()
+                seconds[index] += ended - began
+                began = ended
 
 
 def empty_rate(shape: tuple[int, int, int], first: int, times: Times) -> Rate:

@@ -6,6 +6,7 @@ workers, cores, max_memory, block_bytes, calibrated, products, parity, settings,
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -26,6 +27,9 @@ def high_water() -> int:
 
 def main() -> None:
     """Run the job."""
+    from tsostream.__main__ import BETWEEN_COLLECTIONS
+
+    gc.set_threshold(BETWEEN_COLLECTIONS)  # as the command does
     job = json.loads(sys.argv[1])
     if job.get("cores"):
         os.sched_setaffinity(0, range(job["cores"]))

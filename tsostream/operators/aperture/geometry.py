@@ -113,16 +113,17 @@ def find_trace(image: np.ndarray, bad: np.ndarray, *, half_width: float, max_deg
         raise _no_spectrum()
     ridge = np.full(ndisp, np.nan)
     ridge[seed] = np.argmax(smooth[:, seed])
+    columns = np.ascontiguousarray(smooth.T)
     for direction in (1, -1):
-        history = [ridge[seed]]
+        history = [float(ridge[seed])]
         column = seed + direction
         while 0 <= column < ndisp:
             slope = (history[-1] - history[max(0, len(history) - 25)]) / max(min(len(history) - 1, 24), 1)
-            guess = np.clip(history[-1] + slope, 0, ncross - 1)
-            low = int(max(0, round(guess) - 3))
-            window = smooth[low : round(guess) + 4, column]
-            if window.size and window.max() > 4 * noise:
-                found = low + int(np.argmax(window))
+            guess = min(max(history[-1] + slope, 0.0), ncross - 1.0)
+            low = max(0, round(guess) - 3)
+            window = columns[column, low : round(guess) + 4]
+            found = low + int(window.argmax())
+            if columns[column, found] > 4 * noise:
                 ridge[column] = found
                 # a running mean keeps the walk from following single bad columns
                 history.append(0.5 * (found + guess))
@@ -154,7 +155,9 @@ def _fit_trace(centroid: np.ndarray, weight: np.ndarray, max_degree: int) -> Tra
             coefficients = np.polynomial.chebyshev.chebfit(u[keep], centroid[keep], degree, w=weight[keep])
             residual = centroid - np.polynomial.chebyshev.chebval(u, coefficients)
             scatter = max(robust_spread(residual[ok]), 1e-3)
-            keep = ok & (np.abs(residual) < 5 * scatter)
+            before, keep = keep, ok & (np.abs(residual) < 5 * scatter)
+            if np.array_equal(before, keep):
+                break
         criterion = 2 * ok.sum() * np.log(scatter) + (degree + 1) * np.log(max(ok.sum(), 2)) * 4
         trace = Trace(np.polynomial.chebyshev.chebval(u, coefficients), degree, scatter)
         if best is None or criterion < best[0]:

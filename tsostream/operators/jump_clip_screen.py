@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tsostream.operators.jit import kernel
-from tsostream.operators.jump_marks import BRACKET, LANES, UNUSABLE
+from tsostream.operators.jump_marks import BRACKET, LANES, fill_differences
 from tsostream.operators.sorting import comparators
 
 __all__ = ["ROUNDS", "ClipSpace", "clip_space", "fill_lists", "screen_list"]
@@ -99,33 +99,6 @@ def clip_space(count: int, ngroups: int) -> ClipSpace:
 
 
 @kernel
-def _fill_lists(data, groupdq, gain, start, lanes):
-    """Write the differences of all integrations [e-], each group rounded to float32; NaN where there is none."""
-    nothing, zero, width = np.float32(np.nan), np.float32(0.0), gain.size
-    stop = start + width
-    for i in range(data.shape[0]):
-        bad = np.uint8(0)
-        for g in range(data.shape[1]):
-            flags = groupdq[i, g, start:stop]
-            for k in range(width):
-                bad |= flags[k]
-        before = data[i, 0, start:stop]
-        for j in range(data.shape[1] - 1):
-            after, row = data[i, j + 1, start:stop], lanes[j, i]
-            for k in range(width):
-                rise = np.float32(after[k] * gain[k]) - np.float32(before[k] * gain[k])
-                row[k] = rise if rise - rise == zero else nothing
-            for k in range(width, LANES):
-                row[k] = nothing
-            if bad & UNUSABLE:
-                early, late = groupdq[i, j, start:stop], groupdq[i, j + 1, start:stop]
-                for k in range(width):
-                    if (early[k] | late[k]) & UNUSABLE:
-                        row[k] = nothing
-            before = after
-
-
-@kernel
 def _sum_list(values, shift, sums):
     """Count, sum and sum of squares of the values less ``shift``."""
     count, total, squares = sums[0], sums[1], sums[2]
@@ -173,7 +146,7 @@ def fill_lists(data, groupdq, gain, start, width, space):
     space.sums[:, :, :] = 0.0
     space.least[:, :] = np.inf
     space.most[:, :] = -np.inf
-    _fill_lists(data, groupdq, gain[start : start + width], start, space.lanes)
+    fill_differences(data, groupdq, gain[start : start + width], start, space.lanes)
     for j in range(data.shape[1] - 1):
         _sum_list(space.lanes[j], space.shift[j], space.sums[j])
         _find_ends(space.lanes[j], space.least[j], space.most[j])

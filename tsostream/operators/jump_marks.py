@@ -12,6 +12,7 @@ from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 
 __all__ = [
+    "BRACKET",
     "JUMP",
     "LANES",
     "SEED",
@@ -21,6 +22,7 @@ __all__ = [
     "fill_differences",
     "list_moments",
     "median_of",
+    "select",
 ]
 
 JUMP = np.uint8(dq.JUMP_DET)
@@ -42,33 +44,42 @@ def electrons(data, groupdq, i, j, y, x, gain):
 
 
 @kernel
-def fill_differences(data, groupdq, gain, j, start, width, values):
-    """Write one difference of all integrations.
+def fill_differences(data, groupdq, gain, start, lanes):
+    """Write the differences of all integrations of some pixels, each group rounded to float32.
 
     Parameters
     ----------
-    data : float32 [integration, group, pixel]
-        Linearised signal [DN].
-    groupdq : uint8 [integration, group, pixel]
-        Flags.
-    gain : float32 [pixel]
+    data, groupdq : float32, uint8 [integration, group, pixel]
+        Linearised signal [DN], flags.
+    gain : float32 [pixel of those]
         e-/DN.
-    j, start, width : int
-        Which difference, first pixel and number of pixels.
-    values : float32 [integration, lane]
+    start : int
+        The first of them.
+    lanes : float32 [difference, integration, lane]
         Written [e-]; NaN where there is none.
     """
-    nothing, stop = np.float32(np.nan), start + width
-    scale = gain[start:stop]
+    nothing, zero, width = np.float32(np.nan), np.float32(0.0), gain.size
+    stop = start + width
     for i in range(data.shape[0]):
-        before, after, row = data[i, j, start:stop], data[i, j + 1, start:stop], values[i]
-        early, late = groupdq[i, j, start:stop], groupdq[i, j + 1, start:stop]
-        for lane in range(width):
-            rise = np.float32(after[lane] * scale[lane]) - np.float32(before[lane] * scale[lane])
-            bad = (early[lane] | late[lane]) & UNUSABLE
-            finite = rise - rise == np.float32(0.0)
-            row[lane] = rise if (bad == 0) & finite else nothing
-        row[width:] = nothing
+        bad = np.uint8(0)
+        for g in range(data.shape[1]):
+            flags = groupdq[i, g, start:stop]
+            for k in range(width):
+                bad |= flags[k]
+        before = data[i, 0, start:stop]
+        for j in range(data.shape[1] - 1):
+            after, row = data[i, j + 1, start:stop], lanes[j, i]
+            for k in range(width):
+                rise = np.float32(after[k] * gain[k]) - np.float32(before[k] * gain[k])
+                row[k] = rise if rise - rise == zero else nothing
+            for k in range(width, LANES):
+                row[k] = nothing
+            if bad & UNUSABLE:
+                early, late = groupdq[i, j, start:stop], groupdq[i, j + 1, start:stop]
+                for k in range(width):
+                    if (early[k] | late[k]) & UNUSABLE:
+                        row[k] = nothing
+            before = after
 
 
 @kernel
@@ -146,7 +157,7 @@ def bracket_median(values, absolute, moments):
 
 
 @kernel
-def _select(values, stop, place):
+def select(values, stop, place):
     """Move the value of rank ``place`` (0-based, of the first ``stop``) to its place; smaller ones go before it."""
     low, high = 0, stop - 1
     while low < high:
@@ -173,7 +184,7 @@ def _select(values, stop, place):
 @kernel
 def median_of(values, count):
     """Median of the first ``count`` entries (float32 [value]), which are reordered; in double precision."""
-    upper = np.float64(_select(values, count, count // 2))
+    upper = np.float64(select(values, count, count // 2))
     if count % 2:
         return upper
     lower = np.float64(values[0])

@@ -6,16 +6,22 @@ import numpy as np
 
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump_marks import (
+    BRACKET,
     JUMP,
     LANES,
     SEED,
     bracket_median,
     fill_differences,
     list_moments,
+    median_of,
+    select,
 )
 from tsostream.operators.sorting import sort_lanes
 
 __all__ = ["flag_within"]
+
+#: of so many standard errors of the mean about it the median is looked for [standard deviations]
+NEAR = 2.5
 
 
 @kernel
@@ -88,15 +94,61 @@ def _distance(size, level):
 
 
 @kernel
-def _single_pass(batch, lane, count, level, noise2, limit):
-    """Find hits about the signed median (16.5) in a sorted list; returns which are left, as `_search`."""
+def _median_between(lanes, lane, count, low, high, work):
+    """Median of a list of which only the values from ``low`` to ``high`` are sorted out; NaN when it is not there.
+
+    ``work``: float32 [value].
+    """
+    below, inside = 0, 0
+    for k in range(lanes.shape[0]):
+        value = lanes[k, lane]
+        below += value < low
+        work[inside] = value
+        inside += (value >= low) & (value <= high)
+    lower, upper = (count - 1) // 2 - below, count // 2 - below
+    if lower < 0 or upper >= inside:
+        return np.nan
+    found = np.float64(select(work, inside, upper))
+    if lower == upper:
+        return found
+    before = np.float64(work[0])
+    for k in range(1, upper):
+        before = max(before, np.float64(work[k]))
+    return 0.5 * (found + before)
+
+
+@kernel
+def _median(lanes, lane, count, mean, spread, work):
+    """Median of a list, in double precision; it should lie near the mean."""
+    half = min(BRACKET, NEAR / np.sqrt(count)) * spread
+    level = _median_between(lanes, lane, count, np.float32(mean - half), np.float32(mean + half), work)
+    if level == level:
+        return level
+    found = 0
+    for k in range(lanes.shape[0]):
+        value = lanes[k, lane]
+        if value == value:
+            work[found] = value
+            found += 1
+    return median_of(work, count)
+
+
+@kernel
+def _flag_far(groupdq, lanes, lane, level, noise2, limit, spread, marked, nx, p):
+    """Flag the differences of a pixel that are more than the limit from the level, and mark those that spread."""
+    n = groupdq.shape[0]
     sigma = np.sqrt(abs(level) + noise2)
-    low, high = 0, count
-    while high > low and abs(np.float64(batch[high - 1, lane]) - level) / sigma > limit:
-        high -= 1
-    while high > low and abs(np.float64(batch[low, lane]) - level) / sigma > limit:
-        low += 1
-    return low, high
+    near = limit * sigma * (1.0 - 1e-9)
+    for k in range(lanes.shape[0]):
+        distance = abs(np.float64(lanes[k, lane]) - level)
+        if not distance > near or not distance / sigma > limit:
+            continue
+        i, j = k % n, k // n
+        groupdq[i, j + 1, p] |= JUMP
+        away = distance / sigma
+        if sigma > 0.0 and away > spread[0] and away < spread[1]:
+            groupdq[i, j + 1, p] |= SEED
+            marked[i, p // nx] = 1
 
 
 @kernel
@@ -122,13 +174,13 @@ def _lane_median(batch, lane, count):
 
 
 @kernel
-def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolute, marked, nx, p):
-    """Flag the differences of a pixel that lie outside ``least … most``, and mark those that spread."""
+def _flag_outside(groupdq, lanes, lane, level, noise2, spread, least, most, marked, nx, p):
+    """Flag the differences of a pixel whose sizes lie outside ``least … most``, and mark those that spread."""
     n = groupdq.shape[0]
     sigma = np.sqrt(abs(level) + noise2)
     for k in range(lanes.shape[0]):
         value = lanes[k, lane]
-        size = abs(value) if absolute else value
+        size = abs(value)
         if not (size < least or size > most):
             continue
         i, j = k % n, k // n
@@ -137,6 +189,16 @@ def _flag_lane(groupdq, lanes, lane, level, noise2, spread, least, most, absolut
         if sigma > 0.0 and away > spread[0] and away < spread[1]:
             groupdq[i, j + 1, p] |= SEED
             marked[i, p // nx] = 1
+
+
+@kernel
+def _sort_lists(lanes, batch, pairs):
+    """Sort the lists of all lanes, numbers first."""
+    for k in range(lanes.shape[0]):
+        for lane in range(LANES):
+            value = lanes[k, lane]
+            batch[k, lane] = value if value == value else np.float32(np.inf)
+    sort_lanes(batch, pairs)
 
 
 @kernel
@@ -168,38 +230,34 @@ def flag_within(
     n, ndiff = data.shape[0], data.shape[1] - 1
     for start in range(first, last, LANES):
         width = min(LANES, last - start)
-        for j in range(ndiff):
-            fill_differences(data, groupdq, gain, j, start, width, lanes[j * n : (j + 1) * n])
+        fill_differences(data, groupdq, gain[start : start + width], start, lanes.reshape((ndiff, n, LANES)))
         _suspects(lanes, noise2, single, limits[0], start, width, moments, suspect)
         some = every
         for lane in range(width):
             some |= suspect[lane] != 0
-        if not some:
-            continue
-        for k in range(n * ndiff):
-            for lane in range(LANES):
-                value = lanes[k, lane]
-                batch[k, lane] = value if value == value else np.float32(np.inf)
-        sort_lanes(batch, pairs)
+        if some and not single:
+            _sort_lists(lanes, batch, pairs)
         for lane in range(width):
             p, count = start + lane, int(moments[0, lane])
-            medians[p] = np.nan
+            if some:
+                medians[p] = np.nan
             if count == 0 or not (suspect[lane] or every):
                 continue
             read = np.float64(noise2[p])
-            level = _lane_median(batch, lane, count)
+            if single:
+                level = _median(lanes, lane, count, moments[1, lane], moments[2, lane], sizes)
+            else:
+                level = _lane_median(batch, lane, count)
             medians[p] = level
             if not suspect[lane]:
                 continue
-            least = most = np.float32(np.inf)  # all of them lie outside
             if single:
-                low, high = _single_pass(batch, lane, count, level, read, limits[0])
-                if high > low:
-                    least, most = batch[low, lane], batch[high - 1, lane]
-            else:
-                _sorted_sizes(batch, lane, count, sizes)
-                low, high = _search(sizes, count, read, limits)
-                if high > low:
-                    least, most = sizes[low], sizes[high - 1]
+                _flag_far(groupdq, lanes, lane, level, read, limits[0], spread, marked, nx, p)
+                continue
+            least = most = np.float32(np.inf)  # all of them lie outside
+            _sorted_sizes(batch, lane, count, sizes)
+            low, high = _search(sizes, count, read, limits)
+            if high > low:
+                least, most = sizes[low], sizes[high - 1]
             if high - low < count:
-                _flag_lane(groupdq, lanes, lane, level, read, spread, least, most, not single, marked, nx, p)
+                _flag_outside(groupdq, lanes, lane, level, read, spread, least, most, marked, nx, p)

@@ -20,6 +20,7 @@ from tsostream.operators.jump_segment import (
     living_planes,
     spread_seeds,
 )
+from tsostream.operators.sorting import median_of
 from tsostream.testing.builders import make_binding, make_info, make_ramp
 from tsostream.testing.naive.segments import clip_list, flag_segment, planes_alive
 
@@ -158,7 +159,7 @@ def test_bounds_on_the_median(seed: int, count: int, absolute: bool) -> None:
         if column.size == 0:
             continue
         work = rng.permutation(column).astype(np.float32)
-        assert jump_marks.median_of(work, work.size) == np.median(column)
+        assert median_of(work, work.size) == np.median(column)
         found = (column.mean(), column.std(), column.min(), column.max())
         np.testing.assert_allclose(moments[1:5, lane], found, atol=1e-12)
         if np.isfinite(moments[5, lane]):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tsostream.operators.sorting import (
     comparators,
     median_comparators,
+    median_of,
+    select,
     short_median,
     sort_lanes,
     stack_statistics,
@@ -66,6 +68,21 @@ def test_short_median_agrees_with_its_twin(seed: int, count: int, ties: bool) ->
     values = rng.integers(0, 4, 40).astype(float) if ties else rng.normal(size=40)
     expected = middle_value(values[:count])
     assert short_median(values, count) == expected == pytest.approx(np.median(values[:count]), abs=1e-15)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 300), ties=st.booleans(), single=st.booleans())
+def test_medians_of_longer_lists_are_selected(seed: int, count: int, ties: bool, single: bool) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 9, 301).astype(float) if ties else rng.normal(size=301)
+    values = values.astype(np.float32) if single else values
+    place = int(rng.integers(count))
+    ordered = np.sort(values[:count])
+    again = values.copy()
+    assert select(again, count, place) == ordered[place] == again[place]
+    assert (again[:place] <= again[place]).all()
+    assert (again[place:count] >= again[place]).all()
+    assert median_of(values, count) == middle_value(ordered.astype(np.float64))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump_clip_screen import ROUNDS, fill_lists, screen_list
-from tsostream.operators.jump_marks import JUMP, LANES, SEED, median_of
-from tsostream.operators.sorting import sort_lanes
+from tsostream.operators.jump_marks import JUMP, LANES, SEED
+from tsostream.operators.sorting import median_of, sort_lanes
 
 __all__ = ["clip_everything", "clip_integrations"]
 

@@ -21,8 +21,6 @@ __all__ = [
     "electrons",
     "fill_differences",
     "list_moments",
-    "median_of",
-    "select",
 ]
 
 JUMP = np.uint8(dq.JUMP_DET)
@@ -154,40 +152,3 @@ def bracket_median(values, absolute, moments):
         if not (fits and moments[6, lane] < moments[4, lane]):
             moments[5, lane] = np.nan
             moments[6, lane] = np.nan
-
-
-@kernel
-def select(values, stop, place):
-    """Move the value of rank ``place`` (0-based, of the first ``stop``) to its place; smaller ones go before it."""
-    low, high = 0, stop - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        a, b = low, high
-        while a <= b:
-            while values[a] < pivot:
-                a += 1
-            while pivot < values[b]:
-                b -= 1
-            if a <= b:
-                values[a], values[b] = values[b], values[a]
-                a += 1
-                b -= 1
-        if place <= b:
-            high = b
-        elif place >= a:
-            low = a
-        else:
-            break
-    return values[place]
-
-
-@kernel
-def median_of(values, count):
-    """Median of the first ``count`` entries (float32 [value]), which are reordered; in double precision."""
-    upper = np.float64(select(values, count, count // 2))
-    if count % 2:
-        return upper
-    lower = np.float64(values[0])
-    for k in range(1, count // 2):
-        lower = max(lower, np.float64(values[k]))
-    return 0.5 * (lower + upper)

@@ -12,9 +12,8 @@ import numpy as np
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 from tsostream.operators.jump_light import LANES, steady_differences
-from tsostream.operators.jump_marks import median_of
 from tsostream.operators.jump_screen import fill_ramp_differences, find_extremes, screen_median, screen_span
-from tsostream.operators.sorting import short_median
+from tsostream.operators.sorting import median_of, short_median
 
 __all__ = ["find_jumps", "flag_after_jumps", "flag_neighbours"]
 
@@ -22,8 +21,6 @@ JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
 #: so few suspects among neighbouring pixels are not worth counting for
 FEW = 6
-#: longer lists are not sorted for their median
-SHORT = 16
 
 
 @kernel
@@ -61,7 +58,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
             finite += 1
     if finite < 2:
         return 0, np.nan, np.nan
-    median = short_median(work, finite) if finite <= SHORT else median_of(work, finite)
+    median = median_of(work, finite)
     sigma = np.sqrt(abs(median) + noise2)
     hits = 0
     if finite >= single_pass:
@@ -79,7 +76,7 @@ def _flag_pixel(d, ndiff, noise2, rejection, four, three, single_pass, a, work, 
             kept, _ = _robust_level(a, ndiff, work)
             level = np.nan
             if kept > 0:
-                level = short_median(work, kept) if kept <= SHORT else median_of(work, kept)
+                level = median_of(work, kept)
             limit = rejection
         else:
             kept = 0

@@ -13,10 +13,8 @@ from tsostream.operators.jump_marks import (
     bracket_median,
     fill_differences,
     list_moments,
-    median_of,
-    select,
 )
-from tsostream.operators.sorting import sort_lanes
+from tsostream.operators.sorting import median_of, select, sort_lanes
 
 __all__ = ["flag_within"]
 

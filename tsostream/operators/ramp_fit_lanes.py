@@ -13,7 +13,7 @@ import numpy as np
 from tsostream.operators.jit import kernel
 from tsostream.operators.sorting import sort_lanes
 
-__all__ = ["LANES", "Lanes", "fit_clean", "make_lanes", "see_flags"]
+__all__ = ["LANES", "Lanes", "fit_clean", "make_lanes", "see_flags", "take_rows"]
 
 #: pixels that are worked on side by side
 LANES = 128
@@ -24,6 +24,9 @@ class Lanes(NamedTuple):
 
     Parameters
     ----------
+    samples, flags : float32, uint8 [group, lane]
+        Of one integration. In the ramps themselves the groups of a pixel lie a frame apart: each would be a walk to
+        memory of its own.
     differences : float32 [difference, lane]
         Between neighbouring groups; sorted.
     classes : int32 [lane]
@@ -38,6 +41,8 @@ class Lanes(NamedTuple):
         Each pixel's own, since its class hardly ever changes from one integration to the next.
     """
 
+    samples: np.ndarray
+    flags: np.ndarray
     differences: np.ndarray
     classes: np.ndarray
     seen: np.ndarray
@@ -48,14 +53,24 @@ class Lanes(NamedTuple):
 
 
 @kernel
-def make_lanes(ngroups, pixels):
-    """Make the scratch for so many groups and pixels."""
+def make_lanes(total, ngroups, pixels):
+    """Make the scratch for so many groups, those of them in use, and pixels."""
     chosen = np.empty(pixels, np.int32)
     chosen[:] = -1
     return Lanes(
+        np.empty((total, LANES), np.float32), np.empty((total, LANES), np.uint8),
         np.zeros((max(ngroups - 1, 1), LANES), np.float32), np.empty(LANES, np.int32), np.empty(LANES, np.uint8),
         np.empty(LANES), np.empty(LANES), chosen, np.empty((ngroups, pixels)),
     )  # fmt: skip
+
+
+@kernel
+def take_rows(planes, i, first, width, rows):
+    """Copy some pixels of all groups of an integration: ``planes[i, :, first:]`` to ``rows`` [group, lane]."""
+    for g in range(rows.shape[0]):
+        row, taken = planes[i, g, first : first + width], rows[g]
+        for k in range(width):
+            taken[k] = row[k]
 
 
 @kernel
@@ -104,32 +119,30 @@ def _choose_weights(table, classes, chosen, weights, offset):
 
 
 @kernel
-def fit_clean(data, i, first, offset, gain, noise, setting, lanes):
+def fit_clean(offset, gain, noise, setting, lanes):
     """Fit the ramps of one integration as if none had a flag.
 
     Parameters
     ----------
-    data : float32 [integration, group, pixel]
-        Signal [DN].
-    i, first, offset : int
-        Integration, first pixel, and its place among the pixels of ``lanes``.
+    offset : int
+        Place of the first pixel among those of ``lanes``.
     gain, noise : float32 [lane]
         e-/DN, noise of one group [e-].
     setting
         As `tsostream.operators.ramp_fit_walks.Setting`.
     lanes
-        ``rise`` and ``middle`` are written.
+        Fits ``samples``; ``rise`` and ``middle`` are written.
     """
     width, g0, g1 = gain.size, setting.g0, setting.g1
-    stop, count = first + width, g1 - g0 - 1
+    count = g1 - g0 - 1
     rise, middle = lanes.rise[:width], lanes.middle[:width]
     rise[:] = 0.0
     middle[:] = 0.0
     if count < 1:
         return
-    start = data[i, g0, first:stop]
+    start = lanes.samples[g0, :width]
     for g in range(count):
-        before, after = data[i, g0 + g, first:stop], data[i, g0 + g + 1, first:stop]
+        before, after = lanes.samples[g0 + g], lanes.samples[g0 + g + 1]
         step = lanes.differences[g]
         for k in range(width):
             step[k] = after[k] - before[k]
@@ -137,11 +150,11 @@ def fit_clean(data, i, first, offset, gain, noise, setting, lanes):
     low, high = lanes.differences[(count - 1) // 2], lanes.differences[count // 2]
     for k in range(width):
         middle[k] = 0.5 * (np.float64(low[k]) + np.float64(high[k]))
-    _find_classes(start, data[i, g1 - 1, first:stop], gain, noise, lanes.classes)
+    _find_classes(start, lanes.samples[g1 - 1], gain, noise, lanes.classes)
     _choose_weights(
         setting.weights, lanes.classes, lanes.chosen[offset : offset + width], lanes.weights, offset
     )
     for g in range(1, count + 1):
-        row, weight = data[i, g0 + g, first:stop], lanes.weights[g, offset : offset + width]
+        row, weight = lanes.samples[g0 + g], lanes.weights[g, offset : offset + width]
         for k in range(width):
             rise[k] += weight[k] * (np.float64(row[k]) - np.float64(start[k]))

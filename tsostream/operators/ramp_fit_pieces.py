@@ -10,7 +10,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
-from tsostream.operators.sorting import short_median
+from tsostream.operators.sorting import median_of
 
 __all__ = ["INVALID", "error_variance", "fit_flagged", "longest_segment", "read_variance", "segment_from"]
 
@@ -97,7 +97,7 @@ def _median_rate(samples, flags, g0, g1, alone, first, times, work):
             work[count] = delta
             count += 1
     if count > 0:
-        return short_median(work, count)
+        return median_of(work, count)
     if flags[g0] & (DNU | SAT):
         return 0.0
     rate = np.float64(samples[g0]) / tgroup

@@ -14,7 +14,7 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
-from tsostream.operators.ramp_fit_lanes import LANES, fit_clean, make_lanes, see_flags
+from tsostream.operators.ramp_fit_lanes import LANES, fit_clean, make_lanes, see_flags, take_rows
 from tsostream.operators.ramp_fit_pieces import INVALID, error_variance, fit_flagged, read_variance
 
 __all__ = ["Pixels", "Planes", "Ramps", "Setting", "fit_segment"]
@@ -190,8 +190,9 @@ def _walk_integrations(ramps, pixels, setting, out, mean, run, lanes, start, sto
             flagged = see_flags(
                 ramps.groupdq, i, first, run.care[offset:to], setting.g0, setting.g1, lanes.seen
             )
+            take_rows(ramps.data, i, first, width, lanes.samples)
             if flagged < width:
-                fit_clean(ramps.data, i, first, offset, gain, noise, setting, lanes)
+                fit_clean(offset, gain, noise, setting, lanes)
             else:
                 lanes.rise[:] = 0.0
                 lanes.middle[:] = 0.0
@@ -206,25 +207,30 @@ def _walk_integrations(ramps, pixels, setting, out, mean, run, lanes, start, sto
             if flagged == 0:
                 continue
             run.several[i, offset // LANES] = 1
+            take_rows(ramps.groupdq, i, first, width, lanes.flags)
             for k in range(width):
                 out.err[i, first + k] = PLAIN
                 if lanes.seen[k]:
-                    _fit_flagged_pixel(ramps, pixels, setting, out, mean, run, i, first + k, offset + k)
+                    _fit_flagged_pixel(
+                        ramps, pixels, setting, out, mean, run, lanes, i, first + k, offset + k, k
+                    )
 
 
 @kernel
-def _fit_flagged_pixel(ramps, pixels, setting, out, mean, run, i, p, k):
+def _fit_flagged_pixel(ramps, pixels, setting, out, mean, run, lanes, i, p, k, lane):
     """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
     first_read = ramps.zero[i, p] if ramps.zero.shape[0] > 0 else np.float32(0.0)
     for g in range(run.samples.size):
-        run.samples[g] = ramps.data[i, g, p]
-        run.flags[g] = ramps.groupdq[i, g, p]
+        run.samples[g] = lanes.samples[g, lane]
+        run.flags[g] = lanes.flags[g, lane]
     electrons, found = np.float64(pixels.gain[p]), run.found
     more, fitted, saturated = fit_flagged(
         run.samples, run.flags, first_read, setting, np.float64(pixels.noise[p]), electrons, run.work, found
     )
     for g in range(run.samples.size):
-        ramps.groupdq[i, g, p] = run.flags[g]
+        # hardly ever changed
+        if run.flags[g] != lanes.flags[g, lane]:
+            ramps.groupdq[i, g, p] = run.flags[g]
     ramps.data[i, setting.g0, p] = run.samples[setting.g0]
     own = pixels.bits[p] | more
     mean.bits[p] |= more & MARKS
@@ -278,7 +284,7 @@ def _single_error(level, time, read):
 
 
 @kernel
-def _finish_flagged(ramps, pixels, setting, out, run, i, p, level):
+def _finish_flagged(flags, pixels, setting, out, run, i, p, level):
     """Turn what the first walk left of a ramp with flags into variances."""
     kind = out.err[i, p]
     error, poisson = _single_error(level, out.var_poisson[i, p], out.var_rnoise[i, p])
@@ -286,7 +292,7 @@ def _finish_flagged(ramps, pixels, setting, out, run, i, p, level):
     out.var_poisson[i, p] = np.float32(0.0) if kind == EMPTY else poisson
     if kind == SEVERAL:
         for g in range(run.flags.size):
-            run.flags[g] = ramps.groupdq[i, g, p]
+            run.flags[g] = flags[g]
         total = error_variance(
             run.flags, setting.g0, setting.g1, level, np.float64(pixels.noise[p]), np.float64(pixels.gain[p]),
             setting.times[0],
@@ -295,7 +301,7 @@ def _finish_flagged(ramps, pixels, setting, out, run, i, p, level):
 
 
 @kernel
-def _finish_integrations(ramps, pixels, setting, out, run, start, stop):
+def _finish_integrations(ramps, pixels, setting, out, run, lanes, start, stop):
     """Write errors and variances of every integration of a run of pixels."""
     n, width = ramps.data.shape[0], stop - start
     used = setting.times[0] * (setting.g1 - setting.g0 - 1)
@@ -322,6 +328,7 @@ def _finish_integrations(ramps, pixels, setting, out, run, start, stop):
                 out.var_rnoise[i, first:end] = reads[offset:to]
                 out.bits[i, first:end] = pixels.bits[first:end]
                 continue
+            take_rows(ramps.groupdq, i, first, to - offset, lanes.flags)
             for k in range(offset, to):
                 p = start + k
                 if out.err[i, p] == PLAIN:
@@ -330,7 +337,7 @@ def _finish_integrations(ramps, pixels, setting, out, run, start, stop):
                     out.var_rnoise[i, p] = reads[k]
                     out.bits[i, p] = pixels.bits[p]
                 else:
-                    _finish_flagged(ramps, pixels, setting, out, run, i, p, levels[k])
+                    _finish_flagged(lanes.flags[:, k - offset], pixels, setting, out, run, i, p, levels[k])
     return levels
 
 
@@ -378,8 +385,8 @@ def fit_segment(ramps, pixels, setting, out, mean, start, stop):
     for left in range(start, stop, CHUNK):
         right = min(left + CHUNK, stop)
         run = _begin(ramps, pixels, setting, mean, left, right)
-        lanes = make_lanes(setting.g1 - setting.g0, right - left)
+        lanes = make_lanes(ramps.data.shape[1], setting.g1 - setting.g0, right - left)
         _walk_integrations(ramps, pixels, setting, out, mean, run, lanes, left, right)
         _add_plain(run, used)
-        levels = _finish_integrations(ramps, pixels, setting, out, run, left, right)
+        levels = _finish_integrations(ramps, pixels, setting, out, run, lanes, left, right)
         _finish_mean(pixels, mean, run, levels, ramps.data.shape[0], left)

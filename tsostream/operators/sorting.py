@@ -11,7 +11,18 @@ import numpy as np
 
 from tsostream.operators.jit import kernel
 
-__all__ = ["comparators", "median_comparators", "short_median", "sort_lanes", "stack_statistics"]
+__all__ = [
+    "comparators",
+    "median_comparators",
+    "median_of",
+    "select",
+    "short_median",
+    "sort_lanes",
+    "stack_statistics",
+]
+
+#: longer lists are not sorted for their median
+SHORT = 16
 
 
 def comparators(n: int) -> np.ndarray:
@@ -70,8 +81,55 @@ def short_median(values, count):
             j -= 1
         values[j + 1] = value
     if count % 2:
-        return values[count // 2]
-    return 0.5 * (values[count // 2 - 1] + values[count // 2])
+        return np.float64(values[count // 2])
+    return 0.5 * (np.float64(values[count // 2 - 1]) + np.float64(values[count // 2]))
+
+
+@kernel
+def select(values, stop, place):
+    """Move the value of rank ``place`` (0-based, of the first ``stop``) to its place; smaller ones go before it."""
+    low, high = 0, stop - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        a, b = low, high
+        while a <= b:
+            while values[a] < pivot:
+                a += 1
+            while pivot < values[b]:
+                b -= 1
+            if a <= b:
+                values[a], values[b] = values[b], values[a]
+                a += 1
+                b -= 1
+        if place <= b:
+            high = b
+        elif place >= a:
+            low = a
+        else:
+            break
+    return values[place]
+
+
+@kernel
+def median_of(values, count):
+    """Median of the first ``count`` entries, which are reordered; in double precision.
+
+    Parameters
+    ----------
+    values : float32 or float64 [value]
+        No NaN.
+    count : int
+        At least 1. Even counts average the two middle ones.
+    """
+    if count <= SHORT:
+        return short_median(values, count)
+    upper = np.float64(select(values, count, count // 2))
+    if count % 2:
+        return upper
+    lower = np.float64(values[0])
+    for k in range(1, count // 2):
+        lower = max(lower, np.float64(values[k]))
+    return 0.5 * (lower + upper)
 
 
 @kernel

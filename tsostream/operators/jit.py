@@ -109,7 +109,8 @@ def _import_array_functions() -> None:
         return
     sys.modules[blas] = ModuleType(blas)
     try:
-        importlib.import_module("numba.np.arraymath")
+        with suppress(ImportError):
+            importlib.import_module("numba.np.arraymath")
     finally:
         del sys.modules[blas]
 
@@ -117,7 +118,7 @@ def _import_array_functions() -> None:
 _import_array_functions()
 
 
-def _load_alone(store: Any) -> Callable[[Any, Any], Any]:
+def _load_alone(load: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Load machine code without what only a compilation needs.
 
     Numba would first import all it can compile, 0.2 s, and look for new declarations before each kernel. A compilation
@@ -125,10 +126,13 @@ def _load_alone(store: Any) -> Callable[[Any, Any], Any]:
     """
 
     def load_overload(signature: Any, target: Any) -> Any:
+        # Numba holds its compiler lock here: nobody compiles meanwhile
         rtsys.initialize(target)
-        with store._guard_against_spurious_io_errors():
-            return store._load_overload(signature, target)
-        return None
+        target.refresh = lambda: None
+        try:
+            return load(signature, target)
+        finally:
+            del target.refresh
 
     return load_overload
 
@@ -193,7 +197,7 @@ class Kernel:
                 compiled: Any = decorate(self.py_func)
                 store = compiled._cache
                 store.save_overload = _keep_if_possible(store.save_overload)
-                store.load_overload = _load_alone(store)
+                store.load_overload = _load_alone(store.load_overload)
                 self._compiled = compiled
         return self._compiled
 

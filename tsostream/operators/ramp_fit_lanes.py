@@ -10,11 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 from tsostream.operators.sorting import sort_lanes
 
 __all__ = ["LANES", "Lanes", "fit_clean", "make_lanes", "see_flags", "take_rows"]
 
+#: flags of either group, and of the later one, that spoil a difference
+UNUSABLE, JUMP = np.uint8(dq.DO_NOT_USE | dq.SATURATED), np.uint8(dq.JUMP_DET)
 #: pixels that are worked on side by side
 LANES = 128
 
@@ -33,8 +36,10 @@ class Lanes(NamedTuple):
         Class of signal-to-noise, which chooses the weights.
     seen : uint8 [lane]
         OR of all flags, or 1 for pixels that need care anyway.
+    filling : float32 [lane]
+        What stands for the next difference of a ramp that does not count.
     rise, middle : float64 [lane]
-        Slope and median of the differences [DN/group].
+        Slope and median of the differences [DN/group]; of a ramp with flags the latter is right where it is finite.
     chosen : int32 [pixel]
         Class of which ``weights`` holds the weights; -1 in the beginning.
     weights : float64 [group, pixel]
@@ -46,6 +51,7 @@ class Lanes(NamedTuple):
     differences: np.ndarray
     classes: np.ndarray
     seen: np.ndarray
+    filling: np.ndarray
     rise: np.ndarray
     middle: np.ndarray
     chosen: np.ndarray
@@ -60,7 +66,7 @@ def make_lanes(total, ngroups, pixels):
     return Lanes(
         np.empty((total, LANES), np.float32), np.empty((total, LANES), np.uint8),
         np.zeros((max(ngroups - 1, 1), LANES), np.float32), np.empty(LANES, np.int32), np.empty(LANES, np.uint8),
-        np.empty(LANES), np.empty(LANES), chosen, np.empty((ngroups, pixels)),
+        np.empty(LANES, np.float32), np.empty(LANES), np.empty(LANES), chosen, np.empty((ngroups, pixels)),
     )  # fmt: skip
 
 
@@ -119,8 +125,35 @@ def _choose_weights(table, classes, chosen, weights, offset):
 
 
 @kernel
-def fit_clean(offset, gain, noise, setting, lanes):
-    """Fit the ramps of one integration as if none had a flag.
+def _leave_out(step, early, late, filling):
+    """Put infinities of either sign, by turns, where a flag spoils a difference: so the middle of the rest stays it."""
+    zero = np.float32(0.0)
+    for k in range(early.size):
+        spoilt = ((early[k] | late[k]) & UNUSABLE) | (late[k] & JUMP)
+        # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+        value, other = step[k] + zero, filling[k] + zero
+        good = (spoilt == 0) & (value - value == zero)
+        step[k] = value if good else other
+        filling[k] = other if good else -other
+
+
+@kernel
+def _take_middles(differences, count, filling, middle):
+    """Take the medians of sorted differences; not finite where nothing counts.
+
+    The first infinity filled in was positive, so after an odd number of them there is one more above than below.
+    """
+    low, high = differences[max(count // 2 - 1, 0)], differences[count // 2]
+    for k in range(middle.size):
+        lower, upper = np.float64(low[k]), np.float64(high[k])
+        even = filling[k] > 0
+        one = upper if count % 2 else lower
+        middle[k] = one if even == (count % 2 == 1) else 0.5 * (lower + upper)
+
+
+@kernel
+def fit_clean(offset, gain, noise, setting, lanes, flagged):
+    """Fit the ramps of one integration as if none had a flag, but for their medians.
 
     Parameters
     ----------
@@ -132,6 +165,8 @@ def fit_clean(offset, gain, noise, setting, lanes):
         As `tsostream.operators.ramp_fit_walks.Setting`.
     lanes
         Fits ``samples``; ``rise`` and ``middle`` are written.
+    flagged : bool
+        Whether there are ``flags``.
     """
     width, g0, g1 = gain.size, setting.g0, setting.g1
     count = g1 - g0 - 1
@@ -146,10 +181,13 @@ def fit_clean(offset, gain, noise, setting, lanes):
         step = lanes.differences[g]
         for k in range(width):
             step[k] = after[k] - before[k]
+    lanes.filling[:] = np.inf
+    if flagged:
+        for g in range(count):
+            early, late = lanes.flags[g0 + g, :width], lanes.flags[g0 + g + 1, :width]
+            _leave_out(lanes.differences[g], early, late, lanes.filling)
     sort_lanes(lanes.differences, setting.pairs)
-    low, high = lanes.differences[(count - 1) // 2], lanes.differences[count // 2]
-    for k in range(width):
-        middle[k] = 0.5 * (np.float64(low[k]) + np.float64(high[k]))
+    _take_middles(lanes.differences, count, lanes.filling, middle)
     _find_classes(start, lanes.samples[g1 - 1], gain, noise, lanes.classes)
     _choose_weights(
         setting.weights, lanes.classes, lanes.chosen[offset : offset + width], lanes.weights, offset

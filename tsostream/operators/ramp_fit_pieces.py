@@ -78,8 +78,8 @@ def longest_segment(flags, g0, g1):
 
 
 @kernel
-def _median_rate(samples, flags, g0, g1, alone, first, times, work):
-    """Median rate of the ramp [DN/s] (21.3); 0 when there is none."""
+def _median_rate(samples, flags, g0, g1, alone, first, times, middle, work):
+    """Median rate of the ramp [DN/s] (21.3); 0 when there is none. ``middle``: of its differences, if finite."""
     tgroup, one_time = times[0], times[1]
     if g1 - g0 == 1:
         # of one group, a zero frame counts as if it had integrated as long as the group;
@@ -88,16 +88,19 @@ def _median_rate(samples, flags, g0, g1, alone, first, times, work):
     if alone or first:
         rate = np.float64(samples[g0]) / (times[2] if first else one_time)
         return 0.0 if np.isnan(rate) else rate
+    # the official step divides every sample first, which changes nothing in single precision
+    if np.isfinite(middle):
+        return middle / tgroup
     count = 0
     for g in range(g0, g1 - 1):
         if (flags[g] | flags[g + 1]) & (DNU | SAT) or flags[g + 1] & JUMP:
             continue
-        delta = np.float64(samples[g + 1]) / tgroup - np.float64(samples[g]) / tgroup
+        delta = np.float64(samples[g + 1]) - np.float64(samples[g])
         if not np.isnan(delta):
             work[count] = delta
             count += 1
     if count > 0:
-        return median_of(work, count)
+        return median_of(work, count) / tgroup
     if flags[g0] & (DNU | SAT):
         return 0.0
     rate = np.float64(samples[g0]) / tgroup
@@ -130,7 +133,7 @@ def _fit_segments(samples, flags, g0, g1, longest, single_time, setting, rnoise,
 
 
 @kernel
-def fit_flagged(samples, flags, first_read, setting, rnoise, gain, work, found):
+def fit_flagged(samples, flags, first_read, setting, rnoise, gain, middle, work, found):
     """Fit one ramp with flags.
 
     Parameters
@@ -143,6 +146,8 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, work, found):
         As `tsostream.operators.ramp_fit_walks.Setting`.
     rnoise, gain : float
         Noise of one group [e-], e-/DN.
+    middle : float
+        Median of the ramp's differences [DN] as its flags were when it came; not finite: not known.
     work : float64 [group]
         Scratch.
     found : float64 [5]
@@ -161,6 +166,7 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, work, found):
     if suppress and good == 1:
         for g in range(g0, g1):
             flags[g] |= DNU
+        middle = np.nan
     if g0 > 0:
         # the groups before it were discarded, and the jump with them
         flags[g0] &= ~JUMP
@@ -179,7 +185,7 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, work, found):
     alone = not suppress and strict == 1 and flags[g0] == 0
     for k in range(5):
         found[k] = 0.0
-    found[4] = _median_rate(samples, flags, g0, g1, alone, first, times, work)
+    found[4] = _median_rate(samples, flags, g0, g1, alone, first, times, middle, work)
     first_saturated = (flags[g0] & SAT) != 0
     if first_saturated:
         bits |= INVALID

@@ -191,11 +191,9 @@ def _walk_integrations(ramps, pixels, setting, out, mean, run, lanes, start, sto
                 ramps.groupdq, i, first, run.care[offset:to], setting.g0, setting.g1, lanes.seen
             )
             take_rows(ramps.data, i, first, width, lanes.samples)
-            if flagged < width:
-                fit_clean(offset, gain, noise, setting, lanes)
-            else:
-                lanes.rise[:] = 0.0
-                lanes.middle[:] = 0.0
+            if flagged > 0:
+                take_rows(ramps.groupdq, i, first, width, lanes.flags)
+            fit_clean(offset, gain, noise, setting, lanes, flagged > 0)
             _add_clean(
                 lanes,
                 per_second,
@@ -207,55 +205,58 @@ def _walk_integrations(ramps, pixels, setting, out, mean, run, lanes, start, sto
             if flagged == 0:
                 continue
             run.several[i, offset // LANES] = 1
-            take_rows(ramps.groupdq, i, first, width, lanes.flags)
-            for k in range(width):
-                out.err[i, first + k] = PLAIN
-                if lanes.seen[k]:
-                    _fit_flagged_pixel(
-                        ramps, pixels, setting, out, mean, run, lanes, i, first + k, offset + k, k
-                    )
+            out.err[i, first:end] = PLAIN
+            _fit_flagged(ramps, pixels, setting, out, mean, run, lanes, i, first, offset, width)
 
 
 @kernel
-def _fit_flagged_pixel(ramps, pixels, setting, out, mean, run, lanes, i, p, k, lane):
-    """Fit one ramp with flags, write its results, and add them to the sums over the integrations."""
-    first_read = ramps.zero[i, p] if ramps.zero.shape[0] > 0 else np.float32(0.0)
-    for g in range(run.samples.size):
-        run.samples[g] = lanes.samples[g, lane]
-        run.flags[g] = lanes.flags[g, lane]
-    electrons, found = np.float64(pixels.gain[p]), run.found
-    more, fitted, saturated = fit_flagged(
-        run.samples, run.flags, first_read, setting, np.float64(pixels.noise[p]), electrons, run.work, found
-    )
-    for g in range(run.samples.size):
-        # hardly ever changed
-        if run.flags[g] != lanes.flags[g, lane]:
-            ramps.groupdq[i, g, p] = run.flags[g]
-    ramps.data[i, setting.g0, p] = run.samples[setting.g0]
-    own = pixels.bits[p] | more
-    mean.bits[p] |= more & MARKS
-    run.sums[3, k] += found[4]
-    variance = 1.0 / found[1]
-    if variance >= LARGE_VARIANCE:
-        variance = 0.0
-    value = 0.0
-    if fitted:
-        value = found[0] * variance
-        for j in range(3):
-            run.sums[j, k] += found[j]
-    unusable = (own & INVALID) != 0
-    out.slope[i, p] = np.nan if unusable else value
-    empty = unusable or not fitted
-    single = found[3] < 2 and variance > 0.0
-    out.err[i, p] = EMPTY if empty else (SINGLE if single else SEVERAL)
-    out.var_rnoise[i, p] = 0.0 if empty else variance
-    out.var_poisson[i, p] = found[2] * electrons
-    run.sums[4, k] += (own & DNU) != 0
-    run.sums[5, k] += (own & SAT) != 0
-    if saturated:
-        own |= SAT
-        run.saturated[k] = 1
-    out.bits[i, p] = own
+def _fit_flagged(ramps, pixels, setting, out, mean, run, lanes, i, first, offset, width):
+    """Fit the ramps with flags of a block, write their results, and add them to the sums over the integrations.
+
+    One call for all of them: so many arrays take longer to pass than a short ramp to fit.
+    """
+    found = run.found
+    for lane in range(width):
+        if lanes.seen[lane] == 0:
+            continue
+        p, k = first + lane, offset + lane
+        first_read = ramps.zero[i, p] if ramps.zero.shape[0] > 0 else np.float32(0.0)
+        for g in range(run.samples.size):
+            run.samples[g] = lanes.samples[g, lane]
+            run.flags[g] = lanes.flags[g, lane]
+        electrons, noise = np.float64(pixels.gain[p]), np.float64(pixels.noise[p])
+        more, fitted, saturated = fit_flagged(
+            run.samples, run.flags, first_read, setting, noise, electrons, lanes.middle[lane], run.work, found
+        )
+        for g in range(run.samples.size):
+            # hardly ever changed
+            if run.flags[g] != lanes.flags[g, lane]:
+                ramps.groupdq[i, g, p] = run.flags[g]
+        ramps.data[i, setting.g0, p] = run.samples[setting.g0]
+        own = pixels.bits[p] | more
+        mean.bits[p] |= more & MARKS
+        run.sums[3, k] += found[4]
+        variance = 1.0 / found[1]
+        if variance >= LARGE_VARIANCE:
+            variance = 0.0
+        value = 0.0
+        if fitted:
+            value = found[0] * variance
+            for j in range(3):
+                run.sums[j, k] += found[j]
+        unusable = (own & INVALID) != 0
+        out.slope[i, p] = np.nan if unusable else value
+        empty = unusable or not fitted
+        single = found[3] < 2 and variance > 0.0
+        out.err[i, p] = EMPTY if empty else (SINGLE if single else SEVERAL)
+        out.var_rnoise[i, p] = 0.0 if empty else variance
+        out.var_poisson[i, p] = found[2] * electrons
+        run.sums[4, k] += (own & DNU) != 0
+        run.sums[5, k] += (own & SAT) != 0
+        if saturated:
+            own |= SAT
+            run.saturated[k] = 1
+        out.bits[i, p] = own
 
 
 @kernel
@@ -284,20 +285,26 @@ def _single_error(level, time, read):
 
 
 @kernel
-def _finish_flagged(flags, pixels, setting, out, run, i, p, level):
-    """Turn what the first walk left of a ramp with flags into variances."""
-    kind = out.err[i, p]
-    error, poisson = _single_error(level, out.var_poisson[i, p], out.var_rnoise[i, p])
-    out.err[i, p] = np.float32(0.0) if kind == EMPTY else error
-    out.var_poisson[i, p] = np.float32(0.0) if kind == EMPTY else poisson
-    if kind == SEVERAL:
-        for g in range(run.flags.size):
-            run.flags[g] = flags[g]
-        total = error_variance(
-            run.flags, setting.g0, setting.g1, level, np.float64(pixels.noise[p]), np.float64(pixels.gain[p]),
-            setting.times[0],
-        )  # fmt: skip
-        out.err[i, p] = 0.0 if total > LARGE_VARIANCE else np.sqrt(total)
+def _finish_flagged(lanes, pixels, setting, out, run, levels, i, first):
+    """Turn what the first walk left of a block's ramps with flags into variances.
+
+    ``lanes.seen`` tells which; ``levels``: float64 [lane].
+    """
+    tgroup = setting.times[0]
+    for lane in range(levels.size):
+        if lanes.seen[lane] == 0:
+            continue
+        p, level = first + lane, levels[lane]
+        kind = out.err[i, p]
+        error, poisson = _single_error(level, out.var_poisson[i, p], out.var_rnoise[i, p])
+        out.err[i, p] = np.float32(0.0) if kind == EMPTY else error
+        out.var_poisson[i, p] = np.float32(0.0) if kind == EMPTY else poisson
+        if kind == SEVERAL:
+            for g in range(run.flags.size):
+                run.flags[g] = lanes.flags[g, lane]
+            noise, electrons = np.float64(pixels.noise[p]), np.float64(pixels.gain[p])
+            total = error_variance(run.flags, setting.g0, setting.g1, level, noise, electrons, tgroup)
+            out.err[i, p] = 0.0 if total > LARGE_VARIANCE else np.sqrt(total)
 
 
 @kernel
@@ -331,13 +338,13 @@ def _finish_integrations(ramps, pixels, setting, out, run, lanes, start, stop):
             take_rows(ramps.groupdq, i, first, to - offset, lanes.flags)
             for k in range(offset, to):
                 p = start + k
+                lanes.seen[k - offset] = out.err[i, p] != PLAIN
                 if out.err[i, p] == PLAIN:
                     out.err[i, p] = errors[k]
                     out.var_poisson[i, p] = photons[k]
                     out.var_rnoise[i, p] = reads[k]
                     out.bits[i, p] = pixels.bits[p]
-                else:
-                    _finish_flagged(lanes.flags[:, k - offset], pixels, setting, out, run, i, p, levels[k])
+            _finish_flagged(lanes, pixels, setting, out, run, levels[offset:to], i, first)
     return levels
 
 

@@ -19,7 +19,15 @@ from typing import Final
 import pyarrow as pa
 
 from tsostream.errors import InputError, OperatorError, OutputExistsError, Problem, SinkError
-from tsostream.sinks.messages import MAGIC, DamagedError, Extent, crc_of, read_header, scan_batches
+from tsostream.sinks.messages import (
+    MAGIC,
+    DamagedError,
+    Extent,
+    crc_of,
+    join_crcs,
+    read_header,
+    scan_batches,
+)
 
 __all__ = [
     "Extent",
@@ -283,7 +291,7 @@ class GrowingFile:
         data = (batch if whole else pa.concat_batches([batch])).serialize()
         write_at(self._fd, data, self.end, self.path, "a batch cannot be written")
         extent = Extent(self.end, data.size, zlib.crc32(data))
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = join_crcs(self._crc, extent.crc32, data.size)
         self.end += data.size
         return extent
 

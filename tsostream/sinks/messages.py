@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ __all__ = [
     "Frame",
     "FrameKind",
     "crc_of",
+    "join_crcs",
     "pread_exactly",
     "read_batch",
     "read_frame",
@@ -42,6 +44,9 @@ MAGIC: Final = b"ARROW1\0\0"
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _PREFIX: Final = 8
 _CHUNK: Final = 1 << 20
+#: polynomial of the crc32, lowest power in the highest bit
+_POLYNOMIAL: Final = 0xEDB88320
+_ONE: Final = 1 << 31
 
 #: what pyarrow raises over bytes that are not what they should be
 ARROW_ERRORS: Final = (
@@ -110,6 +115,38 @@ def crc_of(fd: int, offset: int, length: int, crc: int = 0) -> int | None:
         crc = zlib.crc32(data, crc)
         offset += len(data)
     return crc
+
+
+def join_crcs(crc: int, added: int, length: int) -> int:
+    """Find the crc32 of bytes followed by ``length`` others, from the crc32 of either part.
+
+    Looking at a long part twice costs more. A crc32 is a polynomial's remainder: what follows the first part multiplies
+    its share by a power of x.
+    """
+    return _multiply(_power(8 * length), crc) ^ added
+
+
+def _multiply(one: int, other: int) -> int:
+    """Product of two polynomials modulo that of the crc32."""
+    product = 0
+    while one:
+        if one & _ONE:
+            product ^= other
+        one = (one << 1) & 0xFFFFFFFF
+        other = (other >> 1) ^ _POLYNOMIAL if other & 1 else other >> 1
+    return product
+
+
+@lru_cache(maxsize=256)
+def _power(exponent: int) -> int:
+    """Power of x, modulo the polynomial of the crc32; batches have few different lengths."""
+    result, square = _ONE, _ONE >> 1
+    while exponent:
+        if exponent & 1:
+            result = _multiply(result, square)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return result
 
 
 def read_frame(fd: int, offset: int, size: int) -> Frame:

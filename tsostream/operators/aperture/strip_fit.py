@@ -24,7 +24,7 @@ NEARLY = np.float32(0.99)
 
 
 @kernel
-def _note_pixels(i, flat, s, work, out, matrix, vector):
+def _note_pixels(i, s, work, out, matrix, vector):
     """Count flags, and take lost pixels off what is fixed for the exposure.
 
     Returns
@@ -38,11 +38,15 @@ def _note_pixels(i, flat, s, work, out, matrix, vector):
         if work.seen[r] == 0:
             continue
         _, x0, e0, length, _ = s.run[r]
-        for e in range(e0, e0 + length):
-            k = s.member[e]
-            if work.marks[e] == 0 or k < 0:
+        marks = work.marks[e0 : e0 + length]
+        for x in range(length):
+            # nearly all pixels are nothing but good: their place in the lists is not even looked up
+            if marks[x] == 0:
                 continue
-            c = x0 + (e - e0)
+            e, c = e0 + x, x0 + x
+            k = s.member[e]
+            if k < 0:
+                continue
             always = a.lost_always[k]
             lost = not always and (work.marks[e] & DNU) != 0
             out.dq[i, c] = note_flags(
@@ -72,19 +76,44 @@ def _start_equations(i, s, out, matrix, vector):
     int
         Pixels of the fit.
     """
-    matrix[:, :] = 0.0
-    vector[:] = 0.0
-    count = 0
-    for c in range(s.area.size):
-        level = out.ground[i, c]
-        if np.isnan(level):
-            continue
-        count += s.fit_count[c]
-        for j in range(FIT_TERMS):
-            vector[j] -= level * s.fit_level[j, c]
-            for k in range(j + 1):
-                matrix[j, k] += s.normal[c, j, k]
+    ground = out.ground[i]
+    count = unknown = 0
+    for c in range(ground.size):
+        known = ground[c] == ground[c]
+        count += s.fit_count[c] if known else 0
+        unknown += not known
+    if unknown == 0:
+        matrix[:, :] = s.normal_sum
+    else:
+        matrix[:, :] = 0.0
+        for c in range(ground.size):
+            if ground[c] == ground[c]:
+                for j in range(FIT_TERMS):
+                    for k in range(j + 1):
+                        matrix[j, k] += s.normal[c, j, k]
+    v0 = v1 = v2 = v3 = 0.0
+    for c in range(ground.size):
+        level = ground[c]
+        if level == level:
+            v0 -= level * s.fit_level[0, c]
+            v1 -= level * s.fit_level[1, c]
+            v2 -= level * s.fit_level[2, c]
+            v3 -= level * s.fit_level[3, c]
+    vector[0], vector[1], vector[2], vector[3] = v0, v1, v2, v3
     return count
+
+
+@kernel
+def _add_data(ground, terms, vector):
+    """Add what the pixels of the columns put into the right-hand side, where the background is known."""
+    v0, v1, v2, v3 = vector[0], vector[1], vector[2], vector[3]
+    for c in range(ground.size):
+        if ground[c] == ground[c]:
+            v0 += terms[0, c]
+            v1 += terms[1, c]
+            v2 += terms[2, c]
+            v3 += terms[3, c]
+    vector[0], vector[1], vector[2], vector[3] = v0, v1, v2, v3
 
 
 @kernel
@@ -138,17 +167,14 @@ def fit_strips(i, planes, index, flat, s, work, out, matrix, vector):
     """Count flags and fit the template, as `tsostream.operators.aperture.solving.fit_template` does."""
     solution, diagonal = np.empty(FIT_TERMS), np.empty(FIT_TERMS)
     count = _start_equations(i, s, out, matrix, vector)
-    lost = _note_pixels(i, flat, s, work, out, matrix, vector)
+    lost = _note_pixels(i, s, work, out, matrix, vector)
     if 2 * lost > count:
         # little would be left of large sums: count what is there
         gather_template(
             flat.data[i], flat.vp[i], flat.vr[i], flat.bits[i], s.lists, out.ground[i], matrix, vector
         )
     else:
-        for c in range(s.area.size):
-            if not np.isnan(out.ground[i, c]):
-                for j in range(FIT_TERMS):
-                    vector[j] += work.terms[j, c]
+        _add_data(out.ground[i], work.terms, vector)
     solved = solve_template(matrix, vector, solution, diagonal)
     if solved and _drop_far(i, planes, index, s, work, out, matrix, vector, solution) > 0:
         solved = solve_template(matrix, vector, solution, diagonal)

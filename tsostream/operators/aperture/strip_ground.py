@@ -24,13 +24,27 @@ def _sample_run(data, vp, vr, bits, template, scale, lane, known):
 
 
 @kernel
-def _set_starts(i, flat, s, work, index):
+def _halve(one, other, middle):
+    """Mean of two rows of samples."""
+    for c in range(middle.size):
+        middle[c] = np.float32(0.5) * (one[c] + other[c])
+
+
+@kernel
+def _set_starts(i, flat, s, work):
     """First level of each column's background and the limit about it, relative to the template."""
     a = s.lists
     sort_lanes(work.lanes, s.pairs)
     clip = a.ground_clip * a.ground_clip
+    # nearly all columns have all their samples
+    full = work.lanes.shape[0]
+    _halve(work.lanes[(full - 1) // 2], work.lanes[full // 2], work.start)
+    # the start itself is uncertain by about 1.25 sigma / sqrt(count)
+    work.limit[:] = clip * (1.0 + 1.6 / max(full, 1))
     for c in range(work.start.size):
         count = np.int64(work.known[c])
+        if count == full and full >= FEWEST_SAMPLES:
+            continue
         if count < FEWEST_SAMPLES:
             level, count = robust_level(
                 flat.data[i], flat.vp[i], flat.vr[i], flat.bits[i], a, c, True, work.values
@@ -40,7 +54,6 @@ def _set_starts(i, flat, s, work, index):
             work.start[c] = work.lanes[count // 2, c]
         else:
             work.start[c] = np.float32(0.5) * (work.lanes[count // 2 - 1, c] + work.lanes[count // 2, c])
-        # the start itself is uncertain by about 1.25 sigma / sqrt(count)
         work.limit[c] = clip * (1.0 + 1.6 / max(count, 1))
 
 
@@ -72,7 +85,7 @@ def measure_ground(i, planes, index, flat, s, work, out):
                 planes.bits[index, row, x0:x1], s.ground_template[e0:e1], s.ground_scale[e0:e1],
                 work.lanes[lane, x0:x1], work.known[x0:x1],
             )  # fmt: skip
-    _set_starts(i, flat, s, work, index)
+    _set_starts(i, flat, s, work)
     work.ground[:, :] = 0.0
     for r in range(s.ground_run.shape[0]):
         row, x0, e0, length, lane = s.ground_run[r]

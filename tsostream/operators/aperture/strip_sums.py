@@ -119,23 +119,42 @@ def _start_columns(i, s, work, out):
 
 
 @kernel
+def _shape(terms, ratio, total):
+    """Sum the profile's terms at the position of an integration, for every column."""
+    r0, r1, r2, r3, r4 = ratio[0], ratio[1], ratio[2], ratio[3], ratio[4]
+    t0, t1, t2, t3, t4 = terms[0], terms[1], terms[2], terms[3], terms[4]
+    for c in range(total.size):
+        total[c] = r0 * t0[c] + r1 * t1[c] + r2 * t2[c] + r3 * t3[c] + r4 * t4[c]
+
+
+@kernel
+def _move(across, along, by_across, by_along, moved):
+    """Find what a shift of the source moves over the edge of the aperture, for every column."""
+    for c in range(moved.size):
+        moved[c] = across * by_across[c] + along * by_along[c]
+
+
+@kernel
+def _scale(values, factor):
+    """Multiply sums by a factor."""
+    for c in range(values.size):
+        values[c] *= factor
+
+
+@kernel
 def _finish_columns(i, s, work, out, ratio):
     """Bring sums to the output's unit, and the profile to the position of this integration."""
     take_ratios(out.fit[i], ratio)
     unit, square = s.unit, s.unit * s.unit
     across, along = s.lists.correct_across * ratio[1], s.lists.correct_along * ratio[3]
-    for c in range(s.area.size):
-        whole = cover = 0.0
-        for j in range(COEFFICIENTS):
-            whole += ratio[j] * s.whole[j, c]
-            cover += ratio[j] * work.cover[j, c]
-        work.parts[WHOLE, c], work.parts[COVER, c] = whole, cover
-        work.parts[NOMINAL, c] = s.whole[0, c]
-        work.parts[MOVED, c] = across * s.whole[1, c] + along * s.whole[3, c]
-        work.parts[FLUX, c] *= unit
-        work.parts[POISSON, c] *= square
-        work.parts[RNOISE, c] *= square
-        work.parts[FLAT, c] *= square
+    _shape(s.whole, ratio, work.parts[WHOLE])
+    _shape(work.cover, ratio, work.parts[COVER])
+    work.parts[NOMINAL] = s.whole[0]
+    _move(across, along, s.whole[1], s.whole[3], work.parts[MOVED])
+    _scale(work.parts[FLUX], unit)
+    _scale(work.parts[POISSON], square)
+    _scale(work.parts[RNOISE], square)
+    _scale(work.parts[FLAT], square)
     close_columns(i, work.parts, s.lists.max_lost, out)
 
 

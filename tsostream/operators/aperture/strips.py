@@ -58,6 +58,8 @@ class Strips(NamedTuple):
         What a background of 1 puts into the normal equations of the fit.
     normal : float64 [column, 4, 4]
         Their matrix, column by column.
+    normal_sum : float64 [4, 4]
+        The same of all columns, its lower half.
     fit_count : int32 [column]
         Pixels of the fit.
     ground_run : int32 [run, 5]
@@ -88,6 +90,7 @@ class Strips(NamedTuple):
     lost: np.ndarray
     fit_level: np.ndarray
     normal: np.ndarray
+    normal_sum: np.ndarray
     fit_count: np.ndarray
     ground_run: np.ndarray
     ground_template: np.ndarray
@@ -175,6 +178,7 @@ def lay_out(a: Aperture, shape: tuple[int, int], *, along_y: bool) -> Strips:
     basis, inverse = a.basis.astype(np.float64), a.fit_weight.astype(np.float64)
     fit_level = (basis * (inverse / scale[a.fit_pixel])[:, None]).T
     normal = (basis[:, :, None] * basis[:, None, :] * inverse[:, None, None]).transpose(1, 2, 0)
+    normal = np.ascontiguousarray(_column_sums(a.fit_column, normal, size).transpose(2, 0, 1))
     return Strips(
         lists=a,
         along_y=along_y,
@@ -191,7 +195,9 @@ def lay_out(a: Aperture, shape: tuple[int, int], *, along_y: bool) -> Strips:
         missing=_column_sums(columns, (1 - sure) * (weight * a.shape_error.astype(np.float64)) ** 2, size),
         lost=np.bincount(columns, 1 - sure, size).astype(np.int32),
         fit_level=_column_sums(a.fit_column, fit_level, size),
-        normal=np.ascontiguousarray(_column_sums(a.fit_column, normal, size).transpose(2, 0, 1)),
+        normal=normal,
+        # one column after the other, as the kernel adds them where some do not count
+        normal_sum=np.tril(np.add.accumulate(normal)[-1]),
         fit_count=np.bincount(a.fit_column, minlength=size).astype(np.int32),
         **_lay_out_ground(a, shape, scale, unit, along_y=along_y),
     )

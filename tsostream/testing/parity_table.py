@@ -22,9 +22,10 @@ from tsostream.operators.rate_planes import RatePlanes
 from tsostream.references import find_references, judge_missing, load_references
 from tsostream.run.config import load_config
 from tsostream.run.parity.light import DraftLight
-from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
+from tsostream.run.parity.segment import SegmentRun
 from tsostream.run.parity.spool import RampSpool
 from tsostream.run.parity.steps import split_steps
+from tsostream.run.parity.store import SegmentSlopes
 
 __all__ = ["Row", "SegmentResult", "compare_case", "compare_planes", "main", "run_case", "table"]
 

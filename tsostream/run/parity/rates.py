@@ -18,10 +18,10 @@ from tsostream.operators.tile import Tile, plan_tile
 from tsostream.references.small_files import write_emicorr
 from tsostream.run.observer import Observer
 from tsostream.run.parity.light import draft_light
-from tsostream.run.parity.segment import SegmentRun, SegmentSlopes
+from tsostream.run.parity.segment import SegmentRun
 from tsostream.run.parity.spool import SPOOL_BYTES
 from tsostream.run.parity.steps import split_steps
-from tsostream.run.parity.store import STORE_BYTES
+from tsostream.run.parity.store import STORE_BYTES, SegmentSlopes
 from tsostream.run.prepared import Prepared
 from tsostream.run.product_plan import product_path
 from tsostream.run.ramps import Lent, RateChain

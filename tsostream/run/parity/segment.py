@@ -12,7 +12,7 @@ on the way, and where one does say something the windows are done again with it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,12 +33,12 @@ from tsostream.run.parity.frames import find_interference, find_tables
 from tsostream.run.parity.light import DraftLight
 from tsostream.run.parity.reading import Jobs, open_segment
 from tsostream.run.parity.spool import RampSpool, spool_bytes
-from tsostream.run.parity.steps import ParitySteps, bind_window
-from tsostream.run.parity.store import SlopeStore
+from tsostream.run.parity.steps import ParitySteps, WindowSteps, bind_window
+from tsostream.run.parity.store import SegmentSlopes, SlopeStore
 from tsostream.run.parity.window_work import DNU, Held, Known, WindowWork
 from tsostream.run.parity.windows import RATE_BYTES, Window, plan_windows
 
-__all__ = ["SegmentRun", "SegmentSlopes"]
+__all__ = ["SegmentRun"]
 
 logger = logging.getLogger("tsostream")
 
@@ -46,49 +46,6 @@ logger = logging.getLogger("tsostream")
 WINDOW_BYTES = 96 << 20
 #: draft slopes that are looked at in one go [bytes]
 DRAFT_BYTES = 8 << 20
-
-
-@dataclass
-class SegmentSlopes:
-    """What the official pipeline calls rateints and rate of a segment.
-
-    Parameters
-    ----------
-    first
-        Number in the exposure of the first integration.
-    store
-        Slope, error, variances, DQ of the integrations.
-    mean
-        The product over all integrations [y, x].
-    times
-        One row per integration.
-    method
-        How jumps were found.
-    ramps
-        Step -> ramps it left, as far as they were to be kept.
-    """
-
-    first: int
-    store: SlopeStore
-    mean: RatePlanes
-    times: Times
-    method: str
-    ramps: Mapping[str, RampSpool] = field(default_factory=dict)
-
-    @property
-    def planes(self) -> RatePlanes:
-        """All integrations at once, in arrays of their own [integration, y, x]."""
-        return self.store.take(0, self.store.count)
-
-    def rate(self, first: int, times: Times) -> Rate:
-        """Hand out integrations ``first`` (number in the exposure) and those after it, one for each row of times."""
-        start = first - self.first
-        return self.store.take(start, start + len(times)).rate(first, times)
-
-    def blocks(self, length: int) -> Iterator[Rate]:
-        """Hand the slopes out in order, ``length`` integrations at a time."""
-        for start in range(0, len(self.times), length):
-            yield self.rate(self.first + start, self.times[start : start + length])
 
 
 @dataclass
@@ -200,6 +157,10 @@ class _Walk:
         When the windows of persistence close that the file finds open [s since 1970]; 0 for none.
     spool
         Ramps after the jump search, where a step looks at whole frames there.
+    held
+        Arrays of the last window.
+    ready
+        The window that is held as the steps before the jump search leave it, and those steps.
     later : float64 [y, x]
         The windows that the file leaves open, written.
     """
@@ -211,6 +172,8 @@ class _Walk:
     mean: RatePlanes
     earlier: np.ndarray
     spool: RampSpool | None = None
+    held: Held | None = None
+    ready: tuple[Window, WindowSteps] | None = None
     later: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -233,13 +196,13 @@ class _Walk:
             return "none"
         alive = np.zeros((n, info.ngroups), np.uint8)
         none = np.zeros(n, int)
-        held = None
         for window in [None, *self.windows]:
             if window is not None:
                 bound = bind_window(self.steps, window, self.work.reader.first)
-                held = self.work.hold(window, held)
-                self.work.calibrate(window, bound, held)
-                living_planes(held.groupdq, DNU, alive, *window.core)
+                self.held = self.work.hold(window, self.held)
+                self.work.calibrate(window, bound, self.held)
+                self.ready = window, bound
+                living_planes(self.held.groupdq, DNU, alive, *window.core)
             most = (alive == 0).sum(axis=1)
             method = choose_method(jump, n, most, info.ngroups)
             if method == choose_method(jump, n, none, info.ngroups):
@@ -315,15 +278,15 @@ class _Walk:
         """Do all windows; returns what was found out about whole planes that was not known."""
         shape = (self.count, self.steps.info.ngroups)
         usable, clean, fitted = (np.zeros(shape, np.uint8) for _ in range(3))
-        held: Held | None = None
         for window in self.windows:
-            bound = bind_window(self.steps, window, self.work.reader.first)
-            held = self.work.hold(window, held)
+            bound, calibrated = self._bind(window)
+            held = self.held = self.work.hold(window, self.held)
             spooled = (window, held.data, held.groupdq, held.zero, bound.pixeldq)
             if self.spool is not None and self.spool.complete:
                 self.spool.get(*spooled)
             else:
-                self.work.calibrate(window, bound, held)
+                if not calibrated:
+                    self.work.calibrate(window, bound, held)
                 living_planes(held.groupdq, DNU, usable, *window.core)
                 self.work.find_jumps(window, bound, held, method, known, clean)
                 if self.spool is not None:
@@ -333,7 +296,15 @@ class _Walk:
             self.work.fit(window, bound, held, known)
             living_planes(held.groupdq, DNU, fitted, *window.core)
             self._keep(window, held)
+        self.held = None
         return self._news(method, known, usable, clean, fitted)
+
+    def _bind(self, window: Window) -> tuple[WindowSteps, bool]:
+        """Bind the steps to a window; True: it is held already as they leave it."""
+        ready, self.ready = self.ready, None
+        if ready is not None and ready[0] == window:
+            return ready[1], True
+        return bind_window(self.steps, window, self.work.reader.first), False
 
     def _before_fit(self, window: Window, held: Held) -> None:
         """Flag persistence, and keep the ramps that are wanted."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tsostream.errors import SinkError
+from tsostream.integration.payload import Rate, Times
 from tsostream.operators.rate_planes import RatePlanes
 from tsostream.run.parity.scratch import scratch_file
+from tsostream.run.parity.spool import RampSpool
 from tsostream.run.parity.windows import RATE_BYTES, Window
 
-__all__ = ["STORE_BYTES", "SlopeStore"]
+__all__ = ["STORE_BYTES", "SegmentSlopes", "SlopeStore"]
 
 #: slopes of a segment up to this size stay in memory
 STORE_BYTES = 48 << 20
@@ -142,3 +145,46 @@ class SlopeStore:
 
 def _pixels(window: Window) -> int:
     return (window.y1 - window.y0) * (window.x1 - window.x0)
+
+
+@dataclass
+class SegmentSlopes:
+    """What the official pipeline calls rateints and rate of a segment.
+
+    Parameters
+    ----------
+    first
+        Number in the exposure of the first integration.
+    store
+        Slope, error, variances, DQ of the integrations.
+    mean
+        The product over all integrations [y, x].
+    times
+        One row per integration.
+    method
+        How jumps were found.
+    ramps
+        Step -> ramps it left, as far as they were to be kept.
+    """
+
+    first: int
+    store: SlopeStore
+    mean: RatePlanes
+    times: Times
+    method: str
+    ramps: Mapping[str, RampSpool] = field(default_factory=dict)
+
+    @property
+    def planes(self) -> RatePlanes:
+        """All integrations at once, in arrays of their own [integration, y, x]."""
+        return self.store.take(0, self.store.count)
+
+    def rate(self, first: int, times: Times) -> Rate:
+        """Hand out integrations ``first`` (number in the exposure) and those after it, one for each row of times."""
+        start = first - self.first
+        return self.store.take(start, start + len(times)).rate(first, times)
+
+    def blocks(self, length: int) -> Iterator[Rate]:
+        """Hand the slopes out in order, ``length`` integrations at a time."""
+        for start in range(0, len(self.times), length):
+            yield self.rate(self.first + start, self.times[start : start + length])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,9 @@ class Held:
         Slopes of the integrations [integration, y, x], and of all together [y, x].
     zero : float32 [integration, y, x] or None
         Zero frames.
+    rooms
+        Name -> memory of the large arrays, which windows of other sizes (halos differ) use again: the system takes as
+        long to find and clear new memory as a step takes to fill it.
     """
 
     data: np.ndarray
@@ -66,6 +70,7 @@ class Held:
     out: RatePlanes
     mean: RatePlanes
     zero: np.ndarray | None
+    rooms: dict[str, np.ndarray]
 
 
 @dataclass
@@ -114,22 +119,34 @@ class WindowWork:
     _idle: list[JumpWorkspace] = field(default_factory=list, repr=False)
 
     def hold(self, window: Window, held: Held | None) -> Held:
-        """Make the arrays of a window, or use those of the last one."""
+        """Make the arrays of a window, in the memory of the last one's as far as that is large enough."""
         shape = window.shape
         n, ngroups = self.reader.count, self.steps.info.ngroups
         if held is not None and held.data.shape[-2:] == shape:
             return held
+        rooms: dict[str, np.ndarray] = {} if held is None else held.rooms
         if held is not None:
-            # windows differ by a halo: give the old arrays back before the new ones are made
+            # what is too small is given back before the new one is made
             held.__dict__.clear()
+
+        def make(name: str, shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
+            size = math.prod(shape)
+            if name in rooms and rooms[name].size < size:
+                del rooms[name]
+            if name not in rooms:
+                rooms[name] = np.empty(size, kind)
+            return rooms[name][:size].reshape(shape)
+
+        planes = {name: np.uint32 if name == "dq" else np.float32 for name in RatePlanes.__annotations__}
         return Held(
-            np.empty((n, ngroups, *shape), np.float32),
-            np.empty((n, ngroups, *shape), np.uint8),
+            make("data", (n, ngroups, *shape)),
+            make("groupdq", (n, ngroups, *shape), np.uint8),
             np.zeros((n, shape[0]), np.uint8),
             np.full(shape, np.nan),
-            RatePlanes.empty((n, *shape)),
+            RatePlanes(*(make(f"out.{name}", (n, *shape), kind) for name, kind in planes.items())),
             RatePlanes.empty(shape),
-            np.empty((n, *shape), np.float32) if self.steps.info.zeroframe else None,
+            make("zero", (n, *shape)) if self.steps.info.zeroframe else None,
+            rooms,
         )
 
     def calibrate(self, window: Window, bound: WindowSteps, held: Held) -> None:
@@ -236,8 +253,15 @@ class WindowWork:
             living_planes(held.groupdq, DNU | JUMP, clean, *window.core)
         y0, y1, x0, x1 = window.core
         if jump.flag_4_neighbors:
-            spread_seeds(held.groupdq, held.marked, y0, y1, x0, x1)
-            clear_seeds(held.groupdq, held.marked, 0, window.shape[0])
+            n = len(held.marked)
+            share = -(-n // (4 * self.jobs.workers))
+
+            def spread(start: int) -> None:
+                part = slice(start, start + share)
+                spread_seeds(held.groupdq[part], held.marked[part], y0, y1, x0, x1)
+                clear_seeds(held.groupdq[part], held.marked[part], 0, window.shape[0])
+
+            self.jobs.each(spread, range(0, n, share))
         search.flag_after(held.data, held.groupdq, held.medians, window.core)
 
     def _rows(self, window: Window, rows: int) -> int:

@@ -19,6 +19,7 @@ from tsostream.integration.coupling import Coupling, Template
 from tsostream.integration.payload import Measurement
 from tsostream.operators.base import Binding, Operator
 from tsostream.operators.spectral.columns import ColumnBins, bin_columns, shared_variance
+from tsostream.operators.spectral.series import side_by_side
 
 __all__ = ["BoundWhiteLight", "WhiteLight", "reference_ranges"]
 
@@ -97,7 +98,7 @@ class BoundWhiteLight:
                     "frac_filled": lost,
                 }
             )
-        columns = {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
+        columns = side_by_side(found)
         return [
             replace(
                 block,

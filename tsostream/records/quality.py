@@ -54,6 +54,16 @@ QUALITY_BITS: Final[dict[str, dict[str, int | str]]] = {
 }
 
 
+#: bits that follow from other columns, as numbers: arithmetic with members of an enum takes long
+_DERIVED: Final = tuple(
+    np.uint32(bit.value)
+    for bit in (
+        Quality.MISSING, Quality.NO_FLUX, Quality.LOST_PIXELS, Quality.TOO_MUCH_LOST, Quality.SATURATED, Quality.JUMP,
+        Quality.OUTLIER, Quality.TIME_REPAIRED, Quality.NO_POSITION,
+    )
+)  # fmt: skip
+
+
 def derive_quality(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint32]:
     """Quality bits that follow from the other columns of a row.
 
@@ -66,21 +76,25 @@ def derive_quality(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.ui
     -------
     uint32 array of that shape
     """
-    lost = columns["frac_filled"]
-    conditions = {
-        Quality.MISSING: ~columns["present"],
-        Quality.NO_FLUX: np.isnan(columns["flux"]),
-        Quality.LOST_PIXELS: lost > 0,  # NaN (not measured) compares false, as it should
-        Quality.TOO_MUCH_LOST: lost > MAX_FRACTION_FILLED,
-        Quality.SATURATED: columns["n_saturated"] > 0,
-        Quality.JUMP: columns["n_jump"] > 0,
-        Quality.OUTLIER: columns["n_outlier"] > 0,
-        Quality.TIME_REPAIRED: columns["time_flag"] != 0,
-        Quality.NO_POSITION: np.isnan(columns["x"]) | np.isnan(columns["y"]),
-    }
+    lost, no_flux = columns["frac_filled"], np.isnan(columns["flux"])
+    lost_pixels, too_much = (
+        lost > 0,
+        lost > MAX_FRACTION_FILLED,
+    )  # NaN (not measured) compares false, as it should
+    conditions = (
+        ~columns["present"],
+        no_flux,
+        lost_pixels,
+        too_much,
+        columns["n_saturated"] > 0,
+        columns["n_jump"] > 0,
+        columns["n_outlier"] > 0,
+        columns["time_flag"] != 0,
+        np.isnan(columns["x"]) | np.isnan(columns["y"]),
+    )
     bits = np.zeros(lost.shape, dtype=np.uint32)
-    for bit, condition in conditions.items():
-        bits |= np.where(condition, np.uint32(bit), np.uint32(0))
+    for bit, condition in zip(_DERIVED, conditions, strict=True):
+        bits |= condition * bit
     return bits
 
 

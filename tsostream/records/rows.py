@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tsostream.integration import dq
 from tsostream.integration.payload import TIME_COLUMNS, Measurement
 from tsostream.records.quality import derive_quality
 from tsostream.records.schema import KEY_COLUMNS
-from tsostream.records.table import Table
+from tsostream.records.table import Layout, Table
 from tsostream.records.values import plain_array
 
 __all__ = ["RowSchemas", "Tables", "slice_measurement", "to_batches", "warm_up"]
@@ -44,6 +45,15 @@ class RowSchemas:
     spectra: pa.Schema | None = None
     bins: pa.Schema | None = None
 
+    @cached_property
+    def layouts(self) -> tuple[Layout, Layout | None, Layout | None]:
+        """Of the tables."""
+        texts = {"exposure_id": self.exposure_id, "detector": self.detector}
+        spectra, bins = (
+            None if schema is None else Layout(schema, texts) for schema in (self.spectra, self.bins)
+        )
+        return Layout(self.light_curve, texts), spectra, bins
+
 
 class Tables:
     """Room for the rows of one batch of every table.
@@ -57,14 +67,11 @@ class Tables:
     """
 
     def __init__(self, schemas: RowSchemas, capacity: int):
-        texts = {"exposure_id": schemas.exposure_id, "detector": schemas.detector}
         #: rows written so far
         self.count = 0
-        self._light_curve = Table(schemas.light_curve, texts, capacity)
-        self._lists = [
-            None if schema is None else Table(schema, texts, capacity)
-            for schema in (schemas.spectra, schemas.bins)
-        ]
+        first, *others = schemas.layouts
+        self._light_curve = Table(first, capacity)
+        self._lists = [None if layout is None else Table(layout, capacity) for layout in others]
 
     def add(self, measurement: Measurement) -> None:
         """Write the rows of a measurement, sorted by integration, then order, then aperture.

@@ -21,6 +21,7 @@ from tsostream.operators.spectral.scene import Scene
 
 __all__ = [
     "Extracted", "Recipe", "Series", "build_series", "extract_series", "join_series", "profile_positions",
+    "side_by_side",
 ]  # fmt: skip
 
 #: pixels of a column that the first level of its background is taken from
@@ -316,15 +317,16 @@ def join_series(
     corrections : float64 [key, column], optional
         Factors of flux and errors.
     """
-    spectra = _side_by_side([one.spectra for one in found])
+    spectra = side_by_side([one.spectra for one in found])
     if corrections is not None:
         apply_correction(spectra, corrections)
         spectra["own_err"] *= corrections
-    columns = _side_by_side([one.columns for one in found])
+    columns = side_by_side([one.columns for one in found])
     return Measurement(block.first, block.times, keys, columns, spectra, np.ones(block.count, bool))
 
 
-def _side_by_side(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def side_by_side(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put what was found for each series, [integration, …] by name, into arrays [integration, key, …]."""
     if len(parts) == 1:
         return {name: array[:, None] for name, array in parts[0].items()}
     return {name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}

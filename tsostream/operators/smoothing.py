@@ -20,6 +20,9 @@ __all__ = [
     "running_mean",
 ]
 
+#: lines are worked on in lots of this size, which stay in cache [bytes]
+CACHED = 128 * 1024
+
 
 def _padded(image: np.ndarray, before: int, after: int, axis: int, mode: str) -> np.ndarray:
     width = [(0, 0)] * image.ndim
@@ -34,7 +37,7 @@ def gaussian(
 
     Parameters
     ----------
-    image : float64 [...]
+    image : float64 [y, x] or [x]
         Finite values.
     sigma
         Of the Gaussian, which is cut at four of it [px]; 0 leaves the image.
@@ -45,7 +48,7 @@ def gaussian(
 
     Returns
     -------
-    float64 [...]
+    float64 [y, x] or [x]
         As ``scipy.ndimage.gaussian_filter1d``.
     """
     radius = int(4.0 * sigma + 0.5)
@@ -53,13 +56,28 @@ def gaussian(
         return image
     taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
     taps /= taps[0] + 2.0 * taps[1:].sum()
-    axis %= image.ndim
-    padded = np.moveaxis(_padded(image, radius, radius, axis, mode), axis, -1)
-    n = image.shape[axis]
-    out = taps[0] * padded[..., radius : radius + n]
-    for k in range(1, radius + 1):
-        out += taps[k] * (padded[..., radius - k : radius - k + n] + padded[..., radius + k : radius + k + n])
-    return np.moveaxis(out, -1, axis)
+    if image.ndim == 1:
+        return gaussian(image[None], sigma, 1, mode)[0]
+    axis %= 2
+    n, across = image.shape[axis], image.shape[1 - axis]
+    padded = _padded(image, radius, radius, axis, mode)
+    out = np.empty(image.shape)
+    step = max(1, CACHED // (8 * padded.shape[axis]))
+    for first in range(0, across, step):
+        lot = slice(first, first + step)
+
+        def shifted(by: int, lot: slice = lot) -> np.ndarray:
+            along = slice(radius + by, radius + by + n)
+            return padded[along, lot] if axis == 0 else padded[lot, along]
+
+        mean = shifted(0) * taps[0]
+        pair = np.empty_like(mean)
+        for k in range(1, radius + 1):
+            np.add(shifted(-k), shifted(k), out=pair)
+            pair *= taps[k]
+            mean += pair
+        out[(slice(None), lot) if axis == 0 else (lot, slice(None))] = mean
+    return out
 
 
 def running_mean(values: np.ndarray, size: int) -> np.ndarray:

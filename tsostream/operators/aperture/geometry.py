@@ -62,6 +62,8 @@ def _fill(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     good = np.where(bad, 0.0, 1.0)
     value = np.where(bad, 0.0, image)
     for sigma in (1.0, 4.0, 16.0):
+        if good.all():
+            break
         norm = gaussian(good, sigma, axis=1)
         mean = gaussian(value * good, sigma, axis=1)
         hole = (good == 0) & (norm > 1e-3)

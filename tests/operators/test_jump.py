@@ -343,7 +343,7 @@ def test_steady_differences_agree_with_their_twin(seed: int, ndiff: int) -> None
     expected = np.array(
         [in_steady_light(d[:, x].astype(float), light.astype(float), noise2[x]) for x in range(128)]
     )
-    steady_differences(d, light, noise2, 128, np.empty((6, 128), np.float32))
+    steady_differences(d, light, noise2, 0, 128, np.empty((6, 128), np.float32))
     np.testing.assert_allclose(d, expected.T, rtol=1e-4, atol=0.02)
 
 

@@ -36,7 +36,7 @@ def _is_whole(first, ngroups, reach, y, x):
 def correct_some(
     raw, rows, columns, flags, unused, first, reach, bias, reset, along_x, along_y, coefficients, dark, number, samples
 ):  # fmt: skip
-    """Correct the samples of some pixels; parameters as in `tsostream.operators.fused.correct_samples`, by pixel.
+    """Correct the samples of some pixels, as `tsostream.operators.fused_samples.correct_samples` all of them.
 
     Parameters
     ----------

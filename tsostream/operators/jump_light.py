@@ -246,7 +246,7 @@ def find_light(samples, bounds, gain, noise2, light, changes):
 
 
 @kernel
-def steady_differences(d, light, noise2, width, sums):
+def steady_differences(d, light, noise2, first, width, sums):
     """Make of differences what they would have been in steady light, with the noise of that.
 
     With the pixel's own level m the light L gives L m to a difference: what it has more or less, over the noise of L m,
@@ -260,8 +260,8 @@ def steady_differences(d, light, noise2, width, sums):
         Brightness over the mean.
     noise2 : float32 [lane]
         Read-noise variance of a difference [e-^2].
-    width : int
-        How many lanes.
+    first, width : int
+        First lane, and how many.
     sums : float32 [6, lane]
         Scratch.
     """
@@ -270,7 +270,7 @@ def steady_differences(d, light, noise2, width, sums):
     total[:] = zero
     norm[:] = zero
     for j in range(d.shape[0]):
-        row, bright = d[j], light[j]
+        row, bright = d[j, first : first + width], light[j]
         for lane in range(width):
             there = row[lane] == row[lane]
             total[lane] += row[lane] if there else zero
@@ -279,18 +279,19 @@ def steady_differences(d, light, noise2, width, sums):
     worst[:] = zero
     without[:] = zero
     for j in range(d.shape[0]):
-        row, bright = d[j], light[j]
+        row, bright = d[j, first : first + width], light[j]
         for lane in range(width):
-            excess = row[lane] * norm[lane] - bright * total[lane]
-            more = excess > most[lane]
-            most[lane] = excess if more else most[lane]
-            worst[lane] = row[lane] if more else worst[lane]
-            without[lane] = bright if more else without[lane]
+            # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
+            excess, before = row[lane] * norm[lane] - bright * total[lane], most[lane] + zero
+            more = excess > before
+            most[lane] = excess if more else before
+            worst[lane] = row[lane] if more else worst[lane] + zero
+            without[lane] = bright if more else without[lane] + zero
     for lane in range(width):
         left = norm[lane] - without[lane]
         total[lane] = (total[lane] - worst[lane]) / left if left > zero else zero
     for j in range(d.shape[0]):
-        row, bright = d[j], light[j]
+        row, bright = d[j, first : first + width], light[j]
         for lane in range(width):
             m, noise = total[lane], noise2[lane]
             own = max(m, zero)

@@ -24,22 +24,21 @@ UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
 
 
 @kernel
-def fill_ramp_differences(data, groupdq, gain, i, y, start, width, d, top):
+def fill_ramp_differences(data, groupdq, gain, i, start, width, d, offset):
     """Write the differences of neighbouring pixels (``d``: float32 [difference, lane], NaN where there is none).
 
-    ``data`` and ``groupdq`` begin with row ``top``.
+    ``data`` and ``groupdq`` [integration, group, pixel] begin with pixel ``offset`` of ``gain`` [pixel].
     """
     # two simple loops a row: with flags and signal in one the compiler finds no vector instructions
     nothing, most, zero = np.float32(np.nan), np.float32(np.inf), np.float32(0.0)
-    stop = start + width
-    scale = gain[y, start:stop]
+    scale, low, high = gain[start : start + width], start - offset, start - offset + width
     for j in range(d.shape[0]):
         row = d[j]
-        before, after = data[i, j, y - top, start:stop], data[i, j + 1, y - top, start:stop]
+        before, after = data[i, j, low:high], data[i, j + 1, low:high]
         for lane in range(width):
             rise = np.float32(after[lane] * scale[lane]) - np.float32(before[lane] * scale[lane])
             row[lane] = rise if abs(rise) < most else nothing
-        flags, later = groupdq[i, j, y - top, start:stop], groupdq[i, j + 1, y - top, start:stop]
+        flags, later = groupdq[i, j, low:high], groupdq[i, j + 1, low:high]
         for lane in range(width):
             # not stored unchanged: see `tsostream.operators.sorting.sort_lanes`
             row[lane] = nothing if (flags[lane] | later[lane]) & UNUSABLE else row[lane] + zero
@@ -62,20 +61,21 @@ def find_extremes(d, width, low, high):
 
 
 @kernel
-def screen_span(noise2, y, start, width, clear, low, high, suspect):
+def screen_span(noise2, start, width, clear, low, high, suspect):
     """Mark lanes whose differences are too far apart; the level is one of them, or lies between."""
-    some = 0
+    noise, none = noise2[start : start + width], np.float32(0.0)
     for lane in range(width):
         span = high[lane] - low[lane]
-        least = max(low[lane], -high[lane], np.float32(0.0))
-        dirty = (span > np.float32(0.0)) & ~(span * span <= clear * (noise2[y, start + lane] + least))
-        suspect[lane] = dirty
-        some += dirty
+        least = max(low[lane], -high[lane], none)
+        suspect[lane] = (span > none) & ~(span * span <= clear * (noise[lane] + least))
+    some = 0
+    for lane in range(width):
+        some += suspect[lane]
     return some
 
 
 @kernel
-def clean_levels(noise2, y, start, width, limit, absolute, low, high, least, most):
+def clean_levels(noise2, start, width, limit, absolute, low, high, least, most):
     """Between which levels no difference of a lane is a hit (``least, most``: float32 [lane], written).
 
     The level m makes sigma = sqrt(|m| + noise2); neither ``high - m`` nor ``m - low`` may exceed ``limit`` of it. Both
@@ -84,7 +84,7 @@ def clean_levels(noise2, y, start, width, limit, absolute, low, high, least, mos
     """
     zero, half, two = np.float32(0.0), np.float32(0.5), np.float32(2.0)
     square = limit * limit
-    noise = noise2[y, start : start + width]
+    noise = noise2[start : start + width]
     for lane in range(width):
         bottom, top = low[lane], high[lane]
         if absolute:
@@ -125,14 +125,14 @@ def count_between(d, width, absolute, high, low, least, most, count, below, abov
 
 
 @kernel
-def screen_median(d, noise2, y, start, width, limit, single_pass, low, high, sums, suspect):
+def screen_median(d, noise2, start, width, limit, single_pass, low, high, sums, suspect):
     """Clear the suspects whose level lies where no difference is a hit: counting proves it, without sorting.
 
     The level is the median; when the search goes from the largest on, that of the sizes without the largest.
     """
     absolute = d.shape[0] < single_pass
     least, most, count, below, above, largest = sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]
-    clean_levels(noise2, y, start, width, limit, absolute, low, high, least, most)
+    clean_levels(noise2, start, width, limit, absolute, low, high, least, most)
     count_between(d, width, absolute, high, low, least, most, count, below, above, largest)
     some = 0
     for lane in range(width):

@@ -19,8 +19,11 @@ __all__ = ["find_jumps", "flag_after_jumps", "flag_neighbours"]
 
 JUMP = np.uint8(dq.JUMP_DET)
 UNUSABLE = np.uint8(dq.SATURATED | dq.DO_NOT_USE)
-#: so few suspects among neighbouring pixels are not worth counting for
+#: so few suspects among `LANES` neighbouring pixels are not worth counting for
 FEW = 6
+#: so many differences are looked at together, so that they stay in half of a level-1 cache; but of so many pixels at
+#: least, for shorter pieces of rows that lie a frame apart are slow to come, and at most
+LOOK, LEAST, MOST = 4096, 512, 1024
 
 
 @kernel
@@ -144,68 +147,85 @@ def find_jumps(
     y0, y1, top : int
         Rows, and the one that ``data`` begins with.
     """
-    n, ngroups, _, nx = data.shape
-    ndiff = ngroups - 1
-    lanes = np.empty((ndiff, LANES), np.float32)
-    low = np.empty(LANES, np.float32)
-    high = np.empty(LANES, np.float32)
-    sums = np.empty((6, LANES), np.float32)
-    suspect = np.empty(LANES, np.bool_)
-    d = np.empty(ndiff, np.float64)
-    a = np.empty(ndiff, np.float64)
-    work = np.empty(ndiff, np.float64)
+    n, ngroups, held, nx = data.shape
+    ndiff, offset = ngroups - 1, top * nx
+    # rows end to end, and several stretches of the light at once: calls for a few pixels would cost more than the work
+    samples, flagged = data.reshape(n, ngroups, held * nx), groupdq.reshape(n, ngroups, held * nx)
+    gains, noises = gain.reshape(gain.size), noise2.reshape(gain.size)
+    most = max(LEAST, min(MOST, LOOK // ndiff // LANES * LANES))
+    lanes, sums = np.empty((ndiff, most), np.float32), np.empty((6, most), np.float32)
+    low, high, suspect = np.empty(most, np.float32), np.empty(most, np.float32), np.empty(most, np.bool_)
+    d, a, work = np.empty(ndiff, np.float64), np.empty(ndiff, np.float64), np.empty(ndiff, np.float64)
     flags = np.empty(ndiff, np.uint8)
+    clear, sure = _sure_limits(limits, ndiff, single_pass)
+    for i in range(n):
+        rows[i, y0:y1] = 0
+        for start in range(y0 * nx, y1 * nx, most):
+            width = min(most, y1 * nx - start)
+            fill_ramp_differences(samples, flagged, gains, i, start, width, lanes, offset)
+            for s in range(changes.shape[1]):
+                if changes[i, s]:
+                    _take_light(lanes, light[i], changes[i], stretches, noises, start, width, nx, sums)
+                    break
+            find_extremes(lanes, width, low, high)
+            some = screen_span(noises, start, width, clear, low, high, suspect)
+            if some * LANES > FEW * width and ndiff >= 4:
+                some = screen_median(lanes, noises, start, width, sure, single_pass, low, high, sums, suspect)
+            if not some:
+                continue
+            for lane in range(width):
+                if not suspect[lane]:
+                    continue
+                for j in range(ndiff):
+                    d[j] = np.float64(lanes[j, lane])
+                hits, level, sigma = _flag_pixel(
+                    d, ndiff, np.float64(noises[start + lane]), limits[0], limits[1], limits[2], single_pass, a, work,
+                    flags,
+                )  # fmt: skip
+                if hits:
+                    y, x = (start + lane) // nx, (start + lane) % nx
+                    _write_hits(groupdq, flags, d, level, sigma, spread, marks, rows, i, y, x, top)
+
+
+@kernel
+def _sure_limits(limits, ndiff, single_pass):
+    """Limits of the screens: of the square of a span, and of a deviation [sigma]."""
     # the lowest threshold that can apply, a little less for the rounding of the bounds
     limit = limits[2]
     if ndiff >= 3:
         limit = min(limit, limits[1])
     if ndiff >= 4 or ndiff >= single_pass:
         limit = min(limit, limits[0])
-    clear = np.float32(0.999 * limit * limit)
-    sure = np.float32(0.9995 * limits[0])
-    for i in range(n):
-        for y in range(y0, y1):
-            for g in range(ngroups):
-                rows[i, y, g] = 0
-            for start in range(0, nx, LANES):
-                width = min(LANES, nx - start)
-                fill_ramp_differences(data, groupdq, gain, i, y, start, width, lanes, top)
-                if changes.shape[1] > 0:
-                    stretch = stretches[y, start // LANES]
-                    if changes[i, stretch]:
-                        steady_differences(
-                            lanes, light[i, stretch], noise2[y, start : start + width], width, sums
-                        )
-                find_extremes(lanes, width, low, high)
-                some = screen_span(noise2, y, start, width, clear, low, high, suspect)
-                if some > FEW and ndiff >= 4:
-                    some = screen_median(
-                        lanes, noise2, y, start, width, sure, single_pass, low, high, sums, suspect
-                    )
-                if not some:
-                    continue
-                for lane in range(width):
-                    if not suspect[lane]:
-                        continue
-                    x = start + lane
-                    for j in range(ndiff):
-                        d[j] = np.float64(lanes[j, lane])
-                    hits, level, sigma = _flag_pixel(
-                        d, ndiff, np.float64(noise2[y, x]), limits[0], limits[1], limits[2], single_pass, a, work, flags
-                    )  # fmt: skip
-                    if hits == 0:
-                        continue
-                    for j in range(ndiff):
-                        if not flags[j]:
-                            continue
-                        groupdq[i, j + 1, y - top, x] |= JUMP
-                        if not spread[0] < abs(d[j] - level) / sigma < spread[1]:
-                            continue
-                        if rows[i, y, j + 1] == 0:
-                            rows[i, y, j + 1] = 1
-                            for k in range(nx):
-                                marks[i, j + 1, y, k] = 0
-                        marks[i, j + 1, y, x] = 1
+    return np.float32(0.999 * limit * limit), np.float32(0.9995 * limits[0])
+
+
+@kernel
+def _take_light(lanes, light, changes, stretches, noises, start, width, nx, sums):
+    """Take the light's change out of the differences of pixels from ``start`` on, stretch by stretch of each row."""
+    at = start
+    while at < start + width:
+        y, x = at // nx, at % nx
+        count = min(min(LANES - x % LANES, nx - x), start + width - at)
+        stretch = stretches[y, x // LANES]
+        if changes[stretch]:
+            steady_differences(lanes, light[stretch], noises[at : at + count], at - start, count, sums)
+        at += count
+
+
+@kernel
+def _write_hits(groupdq, flags, d, level, sigma, spread, marks, rows, i, y, x, top):
+    """Flag the hits of one pixel, and mark those that spread."""
+    for j in range(flags.size):
+        if not flags[j]:
+            continue
+        groupdq[i, j + 1, y - top, x] |= JUMP
+        if not spread[0] < abs(d[j] - level) / sigma < spread[1]:
+            continue
+        if rows[i, y, j + 1] == 0:
+            rows[i, y, j + 1] = 1
+            for k in range(groupdq.shape[3]):
+                marks[i, j + 1, y, k] = 0
+        marks[i, j + 1, y, x] = 1
 
 
 @kernel

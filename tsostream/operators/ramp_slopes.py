@@ -6,6 +6,16 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
+from tsostream.operators.ramp_rows import (
+    RUN,
+    choose_powers,
+    collect_flags,
+    common_groups,
+    rise_of_ramps,
+    rows_alike,
+    shorter,
+    write_clean,
+)
 
 __all__ = [
     "POWERS",
@@ -21,9 +31,6 @@ __all__ = [
 #: upper limits of signal-to-noise and the exponents of the optimal weighting (Fixsen et al. 2000, as in spec 21.5)
 SNR_LIMITS = np.array([5.0, 10.0, 20.0, 50.0, 100.0])
 POWERS = np.array([0.0, 0.4, 1.0, 3.0, 6.0, 10.0])
-
-#: neighbouring pixels whose weights are looked at together
-STRETCH = 128
 
 DNU = np.uint8(dq.DO_NOT_USE)
 SAT = np.uint8(dq.SATURATED)
@@ -192,84 +199,6 @@ def _fit_flagged(
 
 
 @kernel
-def _common_groups(groupdq, i, y):
-    """First and last + 1 of the groups that remain when those are left out that no pixel of the row can use."""
-    first, last = 0, groupdq.shape[1]
-    while first < last:
-        flags, alive = groupdq[i, first, y], False
-        for x in range(flags.size):
-            if not flags[x] & DNU:
-                alive = True
-                break
-        if alive:
-            break
-        first += 1
-    while last > first:
-        flags, alive = groupdq[i, last - 1, y], False
-        for x in range(flags.size):
-            if not flags[x] & DNU:
-                alive = True
-                break
-        if alive:
-            break
-        last -= 1
-    return first, last
-
-
-@kernel
-def _collect_flags(groupdq, i, y, first, last, seen):
-    """OR of the flags of each ramp of a row; DO_NOT_USE does not count outside ``first … last - 1``."""
-    for x in range(seen.size):
-        seen[x] = 0
-    for g in range(groupdq.shape[1]):
-        flags = groupdq[i, g, y]
-        keep = np.uint8(0xFF) if first <= g < last else ~DNU
-        for x in range(seen.size):
-            seen[x] |= flags[x] & keep
-
-
-@kernel
-def _rise_of_row(data, i, y, first, last, classes, tables, rise):
-    """Rise per group of the ramps of a row [DN], without regard to flags.
-
-    Relative to the first group, so that float32 keeps the full precision of the rise. Neighbours mostly have the same
-    weights: a stretch of the row at a time needs no choice.
-    """
-    n, nx = last - first, rise.size
-    place = n * (n - 1) // 2
-    for begin in range(0, nx, STRETCH):
-        stop = min(begin + STRETCH, nx)
-        some, total = classes[begin:stop], rise[begin:stop]
-        start = data[i, first, y, begin:stop]
-        low, high = 5, 0
-        for x in range(some.size):
-            total[x] = 0.0
-            low = min(low, some[x])
-            high = max(high, some[x])
-        for k in range(1, n):
-            row = data[i, first + k, y, begin:stop]
-            if low == high:
-                weight = np.float32(tables[low, place + k])
-                for x in range(total.size):
-                    total[x] += weight * (row[x] - start[x])
-                continue
-            if high - low == 1:
-                fainter, brighter = np.float32(tables[low, place + k]), np.float32(tables[high, place + k])
-                for x in range(total.size):
-                    total[x] += (fainter if some[x] == low else brighter) * (row[x] - start[x])
-                continue
-            w0, w1 = np.float32(tables[0, place + k]), np.float32(tables[1, place + k])
-            w2, w3 = np.float32(tables[2, place + k]), np.float32(tables[3, place + k])
-            w4, w5 = np.float32(tables[4, place + k]), np.float32(tables[5, place + k])
-            # selections rather than a look-up, which would be one load a sample
-            for x in range(total.size):
-                c = some[x]
-                below = w0 if c == 0 else (w1 if c == 1 else w2)
-                above = w3 if c == 3 else (w4 if c == 4 else w5)
-                total[x] += (below if c < 3 else above) * (row[x] - start[x])
-
-
-@kernel
 def fit_ramps(
     data, groupdq, zero, pixeldq, gain, read2, expected, tables, fixed, clean_unit, clean_rnoise, tgroup,
     first_time, tframe, suppress, slope, unit_variance, var_rnoise, bits, y0, y1, top,
@@ -319,50 +248,57 @@ def fit_ramps(
     y0, y1, top : int
         Rows, and the one that ``data`` begins with.
     """
-    n, ngroups, _, nx = data.shape
-    seen = np.empty(nx, np.uint8)
-    classes = np.empty(nx, np.int32)
-    rise = np.empty(nx, np.float32)
+    n, ngroups, held, nx = data.shape
+    samples, marks = data.reshape(n, ngroups, held * nx), groupdq.reshape(n, ngroups, held * nx)
+    longest = nx * max(RUN // nx, 1)
+    # by eights for a quick look at which ramps have a flag at all
+    seen, care = np.empty(longest, np.uint8), np.zeros((longest + 7) // 8, np.uint64)
+    flagged = care.view(np.uint8)
+    classes, rise, signal = np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest)
     per_second = np.float32(1.0 / (tgroup if ngroups > 1 else first_time))
+    static, units, reads = (
+        pixeldq.reshape(pixeldq.size),
+        clean_unit.reshape(gain.size),
+        clean_rnoise.reshape(gain.size),
+    )
     for i in range(n):
-        for y in range(y0, y1):
-            first, last = _common_groups(groupdq, i, y - top)
-            length = last - first
-            if length < min(ngroups, 2):
-                first, last, length = 0, ngroups, ngroups
-            _collect_flags(groupdq, i, y - top, first, last, seen)
+        y = y0
+        while y < y1:
+            first, last = common_groups(groupdq, i, y - top)
+            end = rows_alike(groupdq, i, y - top, y1 - top, first, last) + top
+            low, high, width = y * nx, end * nx, (end - y) * nx
+            at, behind = low - top * nx, high - top * nx
+            if last - first < min(ngroups, 2):
+                first, last = 0, ngroups
+            collect_flags(marks, i, at, first, last, seen[:width])
             if ngroups == 1:
-                rise[:] = data[i, 0, y - top]
+                rise[:width] = samples[i, 0, at:behind]
             else:
-                if fixed.shape[0] > 0 and length == ngroups:
-                    classes[:] = fixed[y]
+                if fixed.shape[0] > 0 and last - first == ngroups:
+                    classes[:width] = fixed.reshape(gain.size)[low:high]
                 else:
-                    for x in range(nx):
-                        delta = np.float64(data[i, last - 1, y - top, x] - data[i, first, y - top, x])
-                        if np.isfinite(expected[y, x]):
-                            delta = np.float64(expected[y, x]) * tgroup * (length - 1)
-                        classes[x] = weight_power(delta, read2[y, x], gain[y, x])
-                _rise_of_row(data, i, y - top, first, last, classes, tables, rise)
-            more, less = np.float32(1.0), np.float32(1.0)
-            if length < ngroups:
-                more = np.float32((ngroups - 1.0) / (length - 1.0))
-                scatter = 12.0 / (np.float64(length) ** 3 - length) if length > 2 else 2.0
-                less = np.float32(scatter / (12.0 / (np.float64(ngroups) ** 3 - ngroups)))
-            level, unit, read, flags = slope[i, y], unit_variance[i, y], var_rnoise[i, y], bits[i, y]
-            for x in range(nx):
-                level[x] = rise[x] * per_second
-            for x in range(nx):
-                unit[x] = clean_unit[y, x] * more
-                read[x] = clean_rnoise[y, x] * less
-            for x in range(nx):
-                flags[x] = pixeldq[y, x] | np.uint32(seen[x] & PERS)
-            for x in range(nx):
-                if not (seen[x] & ~PERS) | np.uint8(pixeldq[y, x] & DNU):
+                    choose_powers(
+                        samples[i, first, at:behind], samples[i, last - 1, at:behind],
+                        expected.reshape(gain.size)[low:high], tgroup, last - first - 1,
+                        read2.reshape(gain.size)[low:high], gain.reshape(gain.size)[low:high], signal, classes[:width],
+                    )  # fmt: skip
+                rise_of_ramps(samples, i, at, first, last, classes[:width], tables, rise[:width])
+            more, less = shorter(ngroups, last - first)
+            write_clean(
+                rise, seen, static[low:high], units[low:high], reads[low:high], per_second, more, less,
+                slope[i, y:end].reshape(width), unit_variance[i, y:end].reshape(width),
+                var_rnoise[i, y:end].reshape(width), bits[i, y:end].reshape(width), flagged,
+            )  # fmt: skip
+            for k in range((width + 7) // 8):
+                if care[k] == 0:
                     continue
-                _fit_one(
-                    data, groupdq, zero, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
-                    slope, unit_variance, var_rnoise, bits, i, y, x, top,
-                )  # fmt: skip
+                for p in range(8 * k, min(8 * k + 8, width)):
+                    if flagged[p]:
+                        _fit_one(
+                            data, groupdq, zero, gain, read2, expected, tables, tgroup, first_time, tframe, suppress,
+                            slope, unit_variance, var_rnoise, bits, i, y + p // nx, p % nx, top,
+                        )  # fmt: skip
+            y = end
 
 
 @kernel

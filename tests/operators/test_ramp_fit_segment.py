@@ -186,4 +186,3 @@ def test_segments_of_a_ramp() -> None:
             found.append((start, end))
         g = max(end, g + 1)
     assert found == [(0, 2), (2, 4), (5, 8), (9, 10)]
-    assert ramp_fit_pieces.longest_segment(flags, 0, 10) == 3

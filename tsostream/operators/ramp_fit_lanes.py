@@ -14,7 +14,7 @@ from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 from tsostream.operators.sorting import sort_lanes
 
-__all__ = ["LANES", "Lanes", "fit_clean", "make_lanes", "see_flags", "take_rows"]
+__all__ = ["LANES", "Lanes", "find_places", "fit_clean", "make_lanes", "see_flags", "take_ramps", "take_rows"]
 
 #: flags of either group, and of the later one, that spoil a difference
 UNUSABLE, JUMP = np.uint8(dq.DO_NOT_USE | dq.SATURATED), np.uint8(dq.JUMP_DET)
@@ -30,6 +30,10 @@ class Lanes(NamedTuple):
     samples, flags : float32, uint8 [group, lane]
         Of one integration. In the ramps themselves the groups of a pixel lie a frame apart: each would be a walk to
         memory of its own.
+    places : int32 [lane]
+        Lanes of the ramps with flags.
+    ramps, marks : float32, uint8 [ramp, group]
+        Samples and flags of those.
     differences : float32 [difference, lane]
         Between neighbouring groups; sorted.
     classes : int32 [lane]
@@ -48,6 +52,9 @@ class Lanes(NamedTuple):
 
     samples: np.ndarray
     flags: np.ndarray
+    places: np.ndarray
+    ramps: np.ndarray
+    marks: np.ndarray
     differences: np.ndarray
     classes: np.ndarray
     seen: np.ndarray
@@ -64,7 +71,8 @@ def make_lanes(total, ngroups, pixels):
     chosen = np.empty(pixels, np.int32)
     chosen[:] = -1
     return Lanes(
-        np.empty((total, LANES), np.float32), np.empty((total, LANES), np.uint8),
+        np.empty((total, LANES), np.float32), np.empty((total, LANES), np.uint8), np.empty(LANES, np.int32),
+        np.empty((LANES, total), np.float32), np.empty((LANES, total), np.uint8),
         np.zeros((max(ngroups - 1, 1), LANES), np.float32), np.empty(LANES, np.int32), np.empty(LANES, np.uint8),
         np.empty(LANES, np.float32), np.empty(LANES), np.empty(LANES), chosen, np.empty((ngroups, pixels)),
     )  # fmt: skip
@@ -77,6 +85,25 @@ def take_rows(planes, i, first, width, rows):
         row, taken = planes[i, g, first : first + width], rows[g]
         for k in range(width):
             taken[k] = row[k]
+
+
+@kernel
+def find_places(seen, width, places):
+    """Write which of the lanes are not 0 in ``seen``; returns how many."""
+    count = 0
+    for k in range(width):
+        places[count] = k
+        count += seen[k] != 0
+    return count
+
+
+@kernel
+def take_ramps(rows, places, count, ramps):
+    """Copy some columns of ``rows`` [group, lane], so that each lies in one piece: ``ramps`` [ramp, group]."""
+    for g in range(rows.shape[0]):
+        row = rows[g]
+        for k in range(count):
+            ramps[k, g] = row[places[k]]
 
 
 @kernel

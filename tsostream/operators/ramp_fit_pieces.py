@@ -12,7 +12,7 @@ from tsostream.integration import dq
 from tsostream.operators.jit import kernel
 from tsostream.operators.sorting import median_of
 
-__all__ = ["INVALID", "error_variance", "fit_flagged", "longest_segment", "read_variance", "segment_from"]
+__all__ = ["INVALID", "error_variance", "fit_flagged", "read_variance", "segment_from"]
 
 DNU, SAT = np.uint8(dq.DO_NOT_USE), np.uint8(dq.SATURATED)
 JUMP, PERS = np.uint8(dq.JUMP_DET), np.uint8(dq.PERSISTENCE)
@@ -67,17 +67,6 @@ def segment_from(flags, g, g0, g1):
 
 
 @kernel
-def longest_segment(flags, g0, g1):
-    """Length of the longest segment; 0 when there is none."""
-    longest, g = 0, g0
-    while g < g1:
-        start, end = segment_from(flags, g, g0, g1)
-        longest = max(longest, end - start)
-        g = max(end, g + 1)
-    return longest
-
-
-@kernel
 def _median_rate(samples, flags, g0, g1, alone, first, times, middle, work):
     """Median rate of the ramp [DN/s] (21.3); 0 when there is none. ``middle``: of its differences, if finite."""
     tgroup, one_time = times[0], times[1]
@@ -108,28 +97,40 @@ def _median_rate(samples, flags, g0, g1, alone, first, times, middle, work):
 
 
 @kernel
-def _fit_segments(samples, flags, g0, g1, longest, single_time, setting, rnoise, gain, found):
-    """Add slope and variance of every segment to ``found``, as `fit_flagged` describes it."""
+def _add_segment(slope, variance, time, found):
+    """Add a segment to ``found``, as `fit_flagged` describes it."""
+    found[0] += slope / variance
+    found[1] += 1.0 / variance
+    found[2] += time
+    found[3] += 1
+
+
+@kernel
+def _fit_segments(samples, flags, g0, g1, single_time, setting, rnoise, gain, found):
+    """Add slope and variance of every segment to ``found``; returns the length of the longest, 0 without any.
+
+    Of segments of one group, only the first counts, and only if there is no longer one.
+    """
     tgroup = setting.times[0]
-    g = g0
-    while g < g1 and longest > 0:
+    longest, lone, g = 0, g0, g0
+    while g < g1:
         start, end = segment_from(flags, g, g0, g1)
         n = end - start
         g = max(end, g + 1)
-        if n < 1 or (n == 1 and (longest > 1 or found[3] > 0)):
+        if n == 1 and longest == 0:
+            lone = start
+        longest = max(longest, n)
+        if n < 2:
             continue
-        time = single_time if n == 1 else tgroup
-        if n == 1:
-            slope = np.float64(samples[start]) / time
-        elif n == 2:
+        if n == 2:
             slope = (np.float64(samples[start + 1]) - np.float64(samples[start])) / tgroup
         else:
             slope = _weighted_slope(samples, start, n, setting.powers, rnoise, gain, tgroup)
-        variance = read_variance(n, rnoise, gain, time)
-        found[0] += slope / variance
-        found[1] += 1.0 / variance
-        found[2] += time * max(n - 1, 1)
-        found[3] += 1
+        _add_segment(slope, read_variance(n, rnoise, gain, tgroup), tgroup * (n - 1), found)
+    if longest == 1:
+        slope = np.float64(samples[lone]) / single_time
+        _add_segment(slope, read_variance(1, rnoise, gain, single_time), single_time, found)
+    return longest
 
 
 @kernel
@@ -155,20 +156,22 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, middle, work,
 
     Returns
     -------
-    bits, fitted, saturated
-        DQ bits, whether there is a segment at all, whether a group is saturated.
+    bits, fitted, saturated, changed
+        DQ bits, whether there is a segment at all, whether a group is saturated, whether the ramp was changed.
     """
     g0, g1, times, suppress = setting.g0, setting.g1, setting.times, setting.suppress
     bits = np.uint32(0)
     good = strict = lost = saturated = 0
     for g in range(g0, g1):
         good += (flags[g] & ~PERS) == 0
-    if suppress and good == 1:
+    changed = suppress and good == 1
+    if changed:
         for g in range(g0, g1):
             flags[g] |= DNU
         middle = np.nan
     if g0 > 0:
         # the groups before it were discarded, and the jump with them
+        changed |= (flags[g0] & JUMP) != 0
         flags[g0] &= ~JUMP
     for g in range(g0, g1):
         bits |= np.uint32(flags[g] & (JUMP | PERS))
@@ -179,6 +182,7 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, middle, work,
     if first:
         # the zero frame stands for the first group, whose own flag for saturation is forgotten
         samples[g0] = first_read
+        changed = True
         lost -= (flags[g0] & (DNU | SAT)) != 0
         saturated -= (flags[g0] & SAT) != 0
         flags[g0] = 0
@@ -193,23 +197,29 @@ def fit_flagged(samples, flags, first_read, setting, rnoise, gain, middle, work,
         bits |= np.uint32(DNU)
         if saturated == g1 - g0:
             bits |= np.uint32(SAT)
-        return bits, False, saturated > 0
-    longest = 0 if first_saturated else longest_segment(flags, g0, g1)
+        return bits, False, saturated > 0, changed
+    if first_saturated:
+        return bits, False, True, changed
     single_time = times[2] if first else (times[1] if alone else times[0])
-    _fit_segments(samples, flags, g0, g1, longest, single_time, setting, rnoise, gain, found)
-    return bits, longest > 0, saturated > 0
+    longest = _fit_segments(samples, flags, g0, g1, single_time, setting, rnoise, gain, found)
+    return bits, longest > 0, saturated > 0, changed
 
 
 @kernel
 def error_variance(flags, g0, g1, level, rnoise, gain, tgroup):
     """Variance of a slope made of several segments, read and photon noise combined (21.6) [(DN/s)^2]."""
-    longest = longest_segment(flags, g0, g1)
-    total, g = 0.0, g0
+    longest, lone, total, g = 0, 0, 0.0, g0
     while g < g1:
         start, end = segment_from(flags, g, g0, g1)
         n = end - start
         g = max(end, g + 1)
-        if n > 1 or (n == 1 and longest == 1):
-            poisson = level / (tgroup * gain * max(n - 1, 1))
+        longest = max(longest, n)
+        lone += n == 1
+        if n > 1:
+            poisson = level / (tgroup * gain * (n - 1))
             total += 1.0 / (poisson + read_variance(n, rnoise, gain, tgroup))
+    if longest == 1:
+        alone = 1.0 / (level / (tgroup * gain) + read_variance(1, rnoise, gain, tgroup))
+        for _ in range(lone):
+            total += alone
     return 1.0 / total

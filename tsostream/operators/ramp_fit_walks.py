@@ -14,7 +14,15 @@ import numpy as np
 
 from tsostream.integration import dq
 from tsostream.operators.jit import kernel
-from tsostream.operators.ramp_fit_lanes import LANES, fit_clean, make_lanes, see_flags, take_rows
+from tsostream.operators.ramp_fit_lanes import (
+    LANES,
+    find_places,
+    fit_clean,
+    make_lanes,
+    see_flags,
+    take_ramps,
+    take_rows,
+)
 from tsostream.operators.ramp_fit_pieces import INVALID, error_variance, fit_flagged, read_variance
 
 __all__ = ["Pixels", "Planes", "Ramps", "Setting", "fit_segment"]
@@ -120,7 +128,7 @@ class _Run(NamedTuple):
         1: some group is.
     several : uint8 [integration, block]
         1: some ramp has flags, or needs care.
-    samples, flags, work, found
+    work, found
         Scratch of one ramp.
     """
 
@@ -130,8 +138,6 @@ class _Run(NamedTuple):
     care: np.ndarray
     saturated: np.ndarray
     several: np.ndarray
-    samples: np.ndarray
-    flags: np.ndarray
     work: np.ndarray
     found: np.ndarray
 
@@ -143,7 +149,7 @@ def _begin(ramps, pixels, setting, mean, start, stop):
     run = _Run(
         np.zeros((6, width)), np.zeros((2, width)), np.empty(width), np.empty(width, np.uint8),
         np.zeros(width, np.uint8), np.zeros((n, (width + LANES - 1) // LANES), np.uint8),
-        np.empty(total, np.float32), np.empty(total, np.uint8), np.empty(total), np.empty(5),
+        np.empty(total), np.empty(5),
     )  # fmt: skip
     ngroups = setting.g1 - setting.g0
     for k in range(width):
@@ -216,23 +222,21 @@ def _fit_flagged(ramps, pixels, setting, out, mean, run, lanes, i, first, offset
     One call for all of them: so many arrays take longer to pass than a short ramp to fit.
     """
     found = run.found
-    for lane in range(width):
-        if lanes.seen[lane] == 0:
-            continue
+    count = find_places(lanes.seen, width, lanes.places)
+    take_ramps(lanes.samples, lanes.places, count, lanes.ramps)
+    take_ramps(lanes.flags, lanes.places, count, lanes.marks)
+    for place in range(count):
+        lane, samples, flags = lanes.places[place], lanes.ramps[place], lanes.marks[place]
         p, k = first + lane, offset + lane
         first_read = ramps.zero[i, p] if ramps.zero.shape[0] > 0 else np.float32(0.0)
-        for g in range(run.samples.size):
-            run.samples[g] = lanes.samples[g, lane]
-            run.flags[g] = lanes.flags[g, lane]
         electrons, noise = np.float64(pixels.gain[p]), np.float64(pixels.noise[p])
-        more, fitted, saturated = fit_flagged(
-            run.samples, run.flags, first_read, setting, noise, electrons, lanes.middle[lane], run.work, found
+        more, fitted, saturated, changed = fit_flagged(
+            samples, flags, first_read, setting, noise, electrons, lanes.middle[lane], run.work, found
         )
-        for g in range(run.samples.size):
-            # hardly ever changed
-            if run.flags[g] != lanes.flags[g, lane]:
-                ramps.groupdq[i, g, p] = run.flags[g]
-        ramps.data[i, setting.g0, p] = run.samples[setting.g0]
+        if changed:
+            ramps.data[i, setting.g0, p] = samples[setting.g0]
+            for g in range(flags.size):
+                ramps.groupdq[i, g, p] = flags[g]
         own = pixels.bits[p] | more
         mean.bits[p] |= more & MARKS
         run.sums[3, k] += found[4]
@@ -291,19 +295,19 @@ def _finish_flagged(lanes, pixels, setting, out, run, levels, i, first):
     ``lanes.seen`` tells which; ``levels``: float64 [lane].
     """
     tgroup = setting.times[0]
-    for lane in range(levels.size):
-        if lanes.seen[lane] == 0:
-            continue
-        p, level = first + lane, levels[lane]
+    count = find_places(lanes.seen, levels.size, lanes.places)
+    take_ramps(lanes.flags, lanes.places, count, lanes.marks)
+    for place in range(count):
+        p, level = first + lanes.places[place], levels[lanes.places[place]]
         kind = out.err[i, p]
         error, poisson = _single_error(level, out.var_poisson[i, p], out.var_rnoise[i, p])
         out.err[i, p] = np.float32(0.0) if kind == EMPTY else error
         out.var_poisson[i, p] = np.float32(0.0) if kind == EMPTY else poisson
         if kind == SEVERAL:
-            for g in range(run.flags.size):
-                run.flags[g] = lanes.flags[g, lane]
             noise, electrons = np.float64(pixels.noise[p]), np.float64(pixels.gain[p])
-            total = error_variance(run.flags, setting.g0, setting.g1, level, noise, electrons, tgroup)
+            total = error_variance(
+                lanes.marks[place], setting.g0, setting.g1, level, noise, electrons, tgroup
+            )
             out.err[i, p] = 0.0 if total > LARGE_VARIANCE else np.sqrt(total)
 
 

@@ -132,21 +132,48 @@ def _median(lanes, lane, count, mean, spread, work):
 
 
 @kernel
-def _flag_far(groupdq, lanes, lane, level, noise2, limit, spread, marked, nx, p):
-    """Flag the differences of a pixel that are more than the limit from the level, and mark those that spread."""
+def _flag_one(groupdq, i, j, p, distance, sigma, limit, spread, marked, nx):
+    """Flag a difference that is more than the limit from its level, and mark it if it spreads."""
+    away = distance / sigma
+    if not away > limit:
+        return
+    groupdq[i, j + 1, p] |= JUMP
+    if sigma > 0.0 and away > spread[0] and away < spread[1]:
+        groupdq[i, j + 1, p] |= SEED
+        marked[i, p // nx] = 1
+
+
+@kernel
+def _set_bounds(bounds, lane, level, sigma, limit):
+    """Write between which values (``bounds``: float32 [2, lane]) nothing is more than the limit from the level."""
+    near = limit * sigma
+    # a little less for the rounding
+    near -= 1e-6 * (near + abs(level))
+    bounds[0, lane] = level - near
+    bounds[1, lane] = level + near
+
+
+@kernel
+def _flag_far(groupdq, lanes, bounds, medians, noise2, limit, spread, marked, nx, start):
+    """Flag the differences of a block of pixels that are more than the limit from their medians.
+
+    They are compared with ``bounds`` side by side; few are beyond.
+    """
     n = groupdq.shape[0]
-    sigma = np.sqrt(abs(level) + noise2)
-    near = limit * sigma * (1.0 - 1e-9)
+    low, high = bounds[0], bounds[1]
     for k in range(lanes.shape[0]):
-        distance = abs(np.float64(lanes[k, lane]) - level)
-        if not distance > near or not distance / sigma > limit:
+        row, some = lanes[k], np.int32(0)
+        for lane in range(LANES):
+            some |= np.int32(row[lane] < low[lane]) | np.int32(row[lane] > high[lane])
+        if some == 0:
             continue
-        i, j = k % n, k // n
-        groupdq[i, j + 1, p] |= JUMP
-        away = distance / sigma
-        if sigma > 0.0 and away > spread[0] and away < spread[1]:
-            groupdq[i, j + 1, p] |= SEED
-            marked[i, p // nx] = 1
+        for lane in range(LANES):
+            if row[lane] < low[lane] or row[lane] > high[lane]:
+                p, level = start + lane, medians[start + lane]
+                sigma, distance = (
+                    np.sqrt(abs(level) + np.float64(noise2[p])), abs(np.float64(row[lane]) - level)
+                )  # fmt: skip
+                _flag_one(groupdq, k % n, k // n, p, distance, sigma, limit, spread, marked, nx)
 
 
 @kernel
@@ -226,8 +253,11 @@ def flag_within(
         Scratch.
     """
     n, ndiff = data.shape[0], data.shape[1] - 1
+    bounds = np.empty((2, LANES), np.float32)
     for start in range(first, last, LANES):
         width = min(LANES, last - start)
+        bounds[0, :] = -np.inf
+        bounds[1, :] = np.inf
         fill_differences(data, groupdq, gain[start : start + width], start, lanes.reshape((ndiff, n, LANES)))
         _suspects(lanes, noise2, single, limits[0], start, width, moments, suspect)
         some = every
@@ -250,7 +280,7 @@ def flag_within(
             if not suspect[lane]:
                 continue
             if single:
-                _flag_far(groupdq, lanes, lane, level, read, limits[0], spread, marked, nx, p)
+                _set_bounds(bounds, lane, level, np.sqrt(abs(level) + read), limits[0])
                 continue
             least = most = np.float32(np.inf)  # all of them lie outside
             _sorted_sizes(batch, lane, count, sizes)
@@ -259,3 +289,5 @@ def flag_within(
                 least, most = sizes[low], sizes[high - 1]
             if high - low < count:
                 _flag_outside(groupdq, lanes, lane, level, read, spread, least, most, marked, nx, p)
+        if some and single:
+            _flag_far(groupdq, lanes, bounds, medians, noise2, limits[0], spread, marked, nx, start)

@@ -135,6 +135,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "jump_within._middle": flag_segment,
     "jump_within._distance": flag_segment,
     "jump_within._lane_median": flag_segment,
+    "jump_within._flag_one": flag_segment,
+    "jump_within._set_bounds": flag_segment,
     "jump_within._flag_far": flag_segment,
     "jump_within._flag_outside": flag_segment,
     "jump_within._sort_lists": flag_segment,

@@ -163,14 +163,32 @@ def _evaluate(value, coefficients, start, width, result):
 
 
 @kernel
+def _store_saturated(value, result, full, group, current, out):
+    """Store samples less their dark, if there is one; saturated ones as they were before the linearity.
+
+    To put them into ``result`` first would be a masked store (see `tsostream.operators.sorting.sort_lanes`). ``group``
+    is an int16 like ``full``: compared with a longer word the loop would take twice as long.
+    """
+    if current.size > 0:
+        for x in range(out.size):
+            before, after = value[x], result[x]
+            out[x] = (before if full[x] <= group else after) - current[x]
+    else:
+        for x in range(out.size):
+            before, after = value[x], result[x]
+            out[x] = before if full[x] <= group else after
+
+
+@kernel
 def _set_flags(flags, grown, floor, words, g, lowest, unused, width, out):
     """Write the flags of one group: the mask, saturation, the A/D floor, a group that is not to be used."""
     every = DNU if g == unused else np.uint8(0)
-    for x in range(width):
-        out[x] = flags[x] | every
     if lowest <= g:
         for x in range(width):
-            out[x] |= SAT if grown[x] <= g else np.uint8(0)
+            out[x] = (flags[x] | every) | (SAT if grown[x] <= np.int16(g) else np.uint8(0))
+    else:
+        for x in range(width):
+            out[x] = flags[x] | every
     if floor:
         for x in range(width):
             out[x] |= FLOOR if words[x] == np.uint16(0) else np.uint8(0)
@@ -248,6 +266,7 @@ def correct_samples(
     powers = coefficients.reshape(coefficients.shape[0], coefficients.shape[1] * coefficients.shape[2])
     words = np.empty(CHUNK, np.uint16)
     value, result = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    nothing = np.empty(0, np.float32)
     for i in range(n):
         early, late = min(number + i - 1, reset.shape[0] - 1), min(number + i - 1, dark.shape[0] - 1)
         for start in range(first, y1 * nx, CHUNK):
@@ -274,13 +293,12 @@ def correct_samples(
                     _take_levels(value, start, stop, along_x[i, g], along_y[i, g])
                 if powers.shape[0] > 0:
                     _evaluate(value, powers, start, width, result)
-                    if lowest <= g:
-                        for x in range(width):
-                            result[x] = value[x] if full[x] <= g else result[x]
                 else:
                     result[:width] = value[:width]
-                if g < darks.shape[1]:
-                    current = darks[late, g, start:stop]
+                current = darks[late, g, start:stop] if g < darks.shape[1] else nothing
+                if lowest <= g:
+                    _store_saturated(value, result, full, np.int16(g), current, out)
+                elif current.size > 0:
                     for x in range(width):
                         out[x] = result[x] - current[x]
                 else:

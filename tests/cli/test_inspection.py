@@ -33,6 +33,16 @@ def test_shows_files_times_and_the_run(cli, exposure):
         assert expected in text
 
 
+def test_a_configuration_that_cannot_be_written(cli, exposure, tmp_path):
+    place = tmp_path / "nowhere" / "c.yaml"
+    result = cli("inspect", exposure.directory, "--refs", exposure.directory, "--save-config", place)
+    assert result.exit_code != 0
+    assert (
+        f"{place}: the configuration cannot be written (No such file or directory); choose" in result.stderr
+    )
+    assert "internal error" not in result.stderr
+
+
 def test_works_without_references(cli, exposure):
     """Says what is missing and how to give it; that is no failure."""
     result = cli("inspect", *exposure.segments)

@@ -90,6 +90,30 @@ def test_archived_product(level: str, shared: Path, tmp_path: Path) -> None:
     assert np.median(flux[(wave > 5.5) & (wave < 6.5)]) > np.median(flux[(wave > 9) & (wave < 10)])
 
 
+def test_slopes_are_binned(shared: Path, tmp_path: Path) -> None:
+    """Bins are no step of the official pipeline, so the headers of files that hold slopes know nothing of them."""
+    calints = shared / "data" / f"{ERS}_calints.fits"
+    (out,) = tsostream.process(calints, tmp_path / "lc.arrow", bins="N=5")
+    bins = tsostream.open(out).bins
+    assert bins is not None
+    assert bins.array("flux").shape == (4, 5)
+    assert np.isfinite(bins.array("flux_err")).all()
+
+
+def test_optimal_weights_of_pixels_without_a_gain_are_none(shared: Path, tmp_path: Path) -> None:
+    """Such a pixel is lost to its column, not the column."""
+    case = shared / "golden" / "nrs_sub512"
+    (out,) = tsostream.process(
+        case, tmp_path / "lc.arrow", refs_dir=case, settings=("extract_1d.extraction_type=optimal",)
+    )
+    spectra = tsostream.open(out).spectra
+    assert spectra is not None
+    flux, error = spectra.array("flux"), spectra.array("flux_err")
+    assert np.isfinite(flux).sum() > 0.9 * flux.size
+    assert (error[np.isfinite(flux)] > 0).all()
+    assert (light_curve(out)["flux_err"] > 0).all()
+
+
 def test_without_wavelengths_the_pixel_index_stands_in(shared: Path, tmp_path: Path) -> None:
     path = shared / "data" / f"{ERS}_rateints.fits"
     (out,) = tsostream.process(path, tmp_path / "lc.arrow")

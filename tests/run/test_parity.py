@@ -88,10 +88,10 @@ def test_rows_do_not_depend_on_workers_and_blocks(shared: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["nrs_sub512", "miri_sub64"])
 def test_ramps_are_the_official_ones(name: str, shared: Path, tmp_path: Path) -> None:
-    """The ramp product, and single steps: of a mode with jumps by two-point differences, and of MIRI."""
+    """The products ramp and rate, and single steps: of a mode with jumps by two-point differences, and of MIRI."""
     case = shared / "golden" / name
     tsostream.process(
-        case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", products=("ramp",), products_dir=tmp_path,
+        case, tmp_path / "lc.arrow", refs_dir=case, parity="jwst", products=("ramp", "rate"), products_dir=tmp_path,
         save_steps=("saturation", "jump"), save_ints="2-3", **PLACES.get(name, {}),
     )  # fmt: skip
     official = sorted((case / "jwst").glob("*_ramp.fits*"))
@@ -107,6 +107,12 @@ def test_ramps_are_the_official_ones(name: str, shared: Path, tmp_path: Path) ->
         with fits.open(tmp_path / f"{stem}_saturation.fits") as early:
             assert not (early["GROUPDQ"].data & dq.JUMP_DET).any()
             assert early[0].header["S_SATURA"] == "COMPLETE"
+    for path in sorted((case / "jwst").glob("*_rate.fits*")):
+        name = path.name.partition(".")[0] + ".fits"
+        with fits.open(path) as theirs, fits.open(tmp_path / name) as ours:
+            np.testing.assert_array_equal(ours["DQ"].data, theirs["DQ"].data)
+            for plane in ("SCI", "ERR", "VAR_POISSON", "VAR_RNOISE"):
+                np.testing.assert_allclose(ours[plane].data, theirs[plane].data, rtol=1e-4, err_msg=plane)
 
 
 @pytest.mark.parametrize("parity", [None, "jwst"])

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem
+from tsostream.errors import ConfigError, InputError, OutputExistsError, Problem, SinkError
 from tsostream.integration.exposure_info import ExposureInfo
 from tsostream.operators.base import Operator, build_operator
 from tsostream.operators.catalog import OPERATORS
@@ -322,6 +322,8 @@ def save_config(config: Config, path: Path, info: ExposureInfo, *, overwrite: bo
     ------
     OutputExistsError
         The file exists and ``overwrite`` is not set.
+    SinkError
+        It cannot be written.
     """
     if path.exists() and not overwrite:
         todo = "choose another --save-config, or give --overwrite to replace it"
@@ -344,7 +346,12 @@ def save_config(config: Config, path: Path, info: ExposureInfo, *, overwrite: bo
     if config.references:
         lines.append("references:")
         lines += [f"  {name}: {_scalar(str(file.absolute()))}" for name, file in config.references.items()]
-    path.write_text("\n".join(lines) + "\n")
+    try:
+        path.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise SinkError(
+            f"{path}: the configuration cannot be written ({error.strerror or error}); choose another --save-config"
+        ) from None
 
 
 def _scalar(value: Any) -> str:

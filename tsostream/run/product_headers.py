@@ -151,7 +151,9 @@ def calibration_sections(
     status = {
         STATUS[step.name]: "SKIPPED" if step.skipped else "COMPLETE" for step in steps if step.name in STATUS
     }
-    ours = {*status} if info.is_ramp else {STATUS[step.name] for step in steps if step.name in reached}
+    ours = (
+        {*status} if info.is_ramp else {STATUS.get(step.name, "") for step in steps if step.name in reached}
+    )
     status |= {STATUS[name]: "SKIPPED" for name in reached if name in STATUS and STATUS[name] not in status}
     names, hashes = _references_of(prepared, {step.name for step in steps if not step.skipped})
     if not info.is_ramp:

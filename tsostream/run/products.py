@@ -51,7 +51,8 @@ def attach_products(
     # parity products say what the official ones say of a pixel without a slope
     unusable = math.nan if prepared.request.parity is None else 0.0
     replace = prepared.request.overwrite if overwrite is None else overwrite
-    products = Products(specs, overwrite=replace, unusable=unusable, resume=resumed)
+    means = chain.rates.means
+    products = Products(specs, overwrite=replace, unusable=unusable, means=means, resume=resumed)
     products.check_kept()
 
     def save_ramps(tile: Tile, step: str) -> None:

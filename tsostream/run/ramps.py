@@ -101,6 +101,11 @@ class RateChain:
     _timing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _walk: tuple[Any, list[str], list[RowPass]] | None = field(default=None, repr=False)
 
+    @property
+    def means(self) -> Mapping[int, Mapping[str, np.ndarray]]:
+        """First integration of a segment -> extension -> image of its ``rate``, where stage 1 makes that by itself."""
+        return {}
+
     @contextmanager
     def rates(self, raw: Raw) -> Iterator[Rate]:
         """Calibrate a block, give its buffer back, and lend the slopes.

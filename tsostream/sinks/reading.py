@@ -210,7 +210,9 @@ class Spectra(ListTable):
     _role = SPECTRA
 
     def wavelength(self, order: int | None = None) -> npt.NDArray[np.float64]:
-        """Wavelengths of the bins [µm], NaN where not known.
+        """Wavelengths of the bins [µm], NaN where not known; numbers of pixels where none is known.
+
+        ``metadata["wavelength_unit"]`` tells: ``um`` or ``pixel``.
 
         Parameters
         ----------
@@ -282,7 +284,7 @@ class LightCurve(OutputFile, Exports):
         return Bins(path, self._journal) if path.exists() else None
 
     def wavelength(self, order: int | None = None) -> npt.NDArray[np.float64]:
-        """Wavelengths of the spectra [µm]; empty for images."""
+        """Wavelengths of the spectra, as `Spectra.wavelength` [µm, or pixels]; empty for images."""
         return np.empty(0) if self.spectra is None else self.spectra.wavelength(order)
 
 

@@ -82,6 +82,8 @@ def linear_weights(aperture: Aperture, fit: ProfileFit, shape: tuple[int, int]) 
         In the output's unit per input unit.
     """
     weights = np.zeros(shape[0] * shape[1])
+    # a pixel without a gain has no scale either; it has no weight, so nothing comes of it
+    scale = np.nan_to_num(aperture.scale, nan=0.0)
     for c in range(aperture.start.size - 1):
         source = slice(aperture.start[c], aperture.start[c + 1])
         ground = slice(aperture.ground_start[c], aperture.ground_start[c + 1])
@@ -104,9 +106,9 @@ def linear_weights(aperture: Aperture, fit: ProfileFit, shape: tuple[int, int]) 
         first = np.linalg.solve(scaled, np.eye(len(size))[0]) / size / size[0]
         h = each * (basis @ first)
         inside = h[: pixel.size]
-        weights[pixel] += inside * aperture.scale[pixel]
+        weights[pixel] += inside * scale[pixel]
         if fit.terms:
-            weights[beside] += h[pixel.size :] * aperture.scale[beside]
+            weights[beside] += h[pixel.size :] * scale[beside]
         elif aperture.subtract and beside.size:
-            weights[beside] -= inside.sum() / beside.size * aperture.scale[beside]
+            weights[beside] -= inside.sum() / beside.size * scale[beside]
     return weights.reshape(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ class ParityRates(RateChain):
         for step, tap in self.taps.items():
             tap(_tile(store, rate, step), step)
         return Lent(rate)
+
+    @property
+    def means(self) -> Mapping[int, Mapping[str, np.ndarray]]:
+        """The official means; see `RateChain.means`."""
+        names = ("SCI", "ERR", "VAR_POISSON", "VAR_RNOISE", "DQ")
+        return {one.first: dict(zip(names, one.mean.arrays(), strict=True)) for one in self.stores}
 
     def ramp_flags(self, segment: int) -> dict[str, np.ndarray]:
         """Step -> DQ plane uint32 [y, x] of the ramps it left of a segment."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class Products:
         Replace products that are there, also unfinished ones.
     unusable
         Errors of pixels of ``rate`` without any slope.
+    means
+        First integration of a segment -> extension -> image of its ``rate``, where stage 1 has made it already.
     resume
         What an earlier session has done; None for a run that begins.
     """
@@ -80,9 +82,10 @@ class Products:
         *,
         overwrite: bool = False,
         unusable: float = np.nan,
+        means: Mapping[int, Mapping[str, Array]] | None = None,
         resume: Resumed | None = None,
     ):
-        self._unusable = unusable
+        self._unusable, self._means = unusable, means or {}
         self._following = resume.following if resume else 0
         self._overwrite, self._resume = overwrite, resume
         self._products = [self._begin(spec) for spec in specs]
@@ -154,7 +157,8 @@ class Products:
             if one.mean is not None:
                 sums = one.mean.add(block)
                 if sums is not None:
-                    one.file.write_whole(sums.planes(unusable=self._unusable))
+                    made = None if step else self._means.get(one.spec.first)
+                    one.file.write_whole(made or sums.planes(unusable=self._unusable))
                 continue
             planes = {
                 "SCI": block.data,

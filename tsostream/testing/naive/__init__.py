@@ -65,6 +65,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "fused_samples._set_flags": flag_mask,
     "fused_samples._evaluate": evaluate_polynomial,
     "fused_samples.correct_samples": evaluate_polynomial,
+    "fused_samples._store_saturated": evaluate_polynomial,
     "fused_samples._extremes": saturate,
     "fused_samples._note": saturate,
     "fused_samples._take_levels": subtract_static,

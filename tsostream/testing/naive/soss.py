@@ -115,5 +115,6 @@ SOSS_TWINS: dict[str, Callable[..., Any]] = {
     "soss.kernels._subtract": naive_band_factor,
     "soss.kernels._subtract_four": naive_band_factor,
     "soss.kernels.sparse_product": naive_product,
+    "soss.kernels._take_order": naive_subtract_orders,
     "soss.kernels.subtract_orders": naive_subtract_orders,
 }

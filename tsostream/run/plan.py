@@ -25,9 +25,11 @@ from tsostream.run.slopes import SlopeSteps
 
 __all__ = ["MemoryPlan", "make_plan", "parse_bytes", "resident_bytes"]
 
-#: what the interpreter takes with all libraries imported (200 MB) and kernels loaded (100 MB), without any data
+#: what the interpreter takes with all libraries imported (160 MB) and kernels loaded (90 MB), without any data
 #: [bytes]; measured on exposures of a few pixels with ``python -m bench.memory --tiny``
-PROGRAM_BYTES = 288 << 20
+PROGRAM_BYTES = 240 << 20
+#: what SciPy takes, which only the extraction of overlapping orders loads [bytes]
+SCIPY_BYTES = 36 << 20
 #: SCI, ERR, two variances, DQ, and what is made of them on the way [bytes per pixel]
 SLOPES = 24
 #: slopes of a block do not take more than this, if it holds several integrations; of short ramps they take more than
@@ -216,7 +218,9 @@ def _size(
         block_bytes=block_bytes,
         block_integrations=length,
         read_ahead=read_ahead,
-        program=PROGRAM_BYTES + (COMPILER_BYTES if is_cold() else 0),
+        program=PROGRAM_BYTES
+        + (SCIPY_BYTES if exposure.info.exp_type == "NIS_SOSS" else 0)
+        + (COMPILER_BYTES if is_cold() else 0),
         buffers=buffer_bytes(exposure, block_bytes=block_bytes, read_ahead=read_ahead, in_use=in_flight),
         references=reference_bytes + sum(_step_bytes(rates, frame)),
         workspaces=workers * rates.plan.bytes + _carried_bytes(rates, frame, length, workers)

@@ -60,7 +60,7 @@ def demo(ctx: click.Context, out: Path | None, overwrite: bool, ints: int, seed:
     A NIRSpec BrightObj exposure (PRISM, SUB512) of three segments with known depth is written in the
     archive's format with its reference files, then reduced exactly as real data are. The result is drawn here
     and as demo.png, and compared with what was injected. The very first run compiles the kernels, which takes
-    a quarter of a minute on an idle machine, and minutes on a busy one.
+    a minute or two on an idle machine, more on a busy one.
     """
     from tsostream.cli.failures import INTERRUPTED
     from tsostream.cli.interruption import Interruptible

@@ -42,8 +42,8 @@ __all__ = ["ready_to_stream", "run_exposure", "stream_batches"]
 logger = logging.getLogger("tsostream")
 
 COMPILING = (
-    "compiling kernels, once for this version and kind of exposure: a quarter of a minute on an idle machine, minutes "
-    "on a busy one"
+    "compiling kernels, once for this version and kind of exposure: a minute or two on an idle machine, more on a "
+    "busy one"
 )
 
 

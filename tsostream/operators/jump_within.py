@@ -14,7 +14,7 @@ from tsostream.operators.jump_marks import (
     fill_differences,
     list_moments,
 )
-from tsostream.operators.sorting import median_of, select, sort_lanes
+from tsostream.operators.sorting import median_of, middle_of_ranks, sort_lanes
 
 __all__ = ["flag_within"]
 
@@ -106,13 +106,7 @@ def _median_between(lanes, lane, count, low, high, work):
     lower, upper = (count - 1) // 2 - below, count // 2 - below
     if lower < 0 or upper >= inside:
         return np.nan
-    found = np.float64(select(work, inside, upper))
-    if lower == upper:
-        return found
-    before = np.float64(work[0])
-    for k in range(1, upper):
-        before = max(before, np.float64(work[k]))
-    return 0.5 * (found + before)
+    return middle_of_ranks(work, inside, lower, upper)
 
 
 @kernel

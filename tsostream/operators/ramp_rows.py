@@ -29,26 +29,21 @@ RUN = 1024
 
 
 @kernel
+def _is_lost(flags):
+    """Tell whether no pixel of a row can be used in a group."""
+    for x in range(flags.size):  # noqa: SIM110 - Numba knows no generators
+        if not flags[x] & DNU:
+            return False
+    return True
+
+
+@kernel
 def common_groups(groupdq, i, y):
     """First and last + 1 of the groups that remain when those are left out that no pixel of the row can use."""
     first, last = 0, groupdq.shape[1]
-    while first < last:
-        flags, alive = groupdq[i, first, y], False
-        for x in range(flags.size):
-            if not flags[x] & DNU:
-                alive = True
-                break
-        if alive:
-            break
+    while first < last and _is_lost(groupdq[i, first, y]):
         first += 1
-    while last > first:
-        flags, alive = groupdq[i, last - 1, y], False
-        for x in range(flags.size):
-            if not flags[x] & DNU:
-                alive = True
-                break
-        if alive:
-            break
+    while last > first and _is_lost(groupdq[i, last - 1, y]):
         last -= 1
     return first, last
 

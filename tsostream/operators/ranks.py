@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tsostream.operators.jit import kernel
-from tsostream.operators.sorting import sort_lanes
+from tsostream.operators.sorting import select, sort_lanes
 
 __all__ = [
     "clipped_stretch",
@@ -221,26 +221,7 @@ def middle_value(work, count):
         How many; at least one.
     """
     target = count // 2
-    left, right = 0, count - 1
-    while left < right:
-        pivot = work[(left + right) // 2]
-        i, j = left, right
-        while i <= j:
-            while work[i] < pivot:
-                i += 1
-            while work[j] > pivot:
-                j -= 1
-            if i <= j:
-                work[i], work[j] = work[j], work[i]
-                i += 1
-                j -= 1
-        if target <= j:
-            right = j
-        elif target >= i:
-            left = i
-        else:
-            break
-    upper = work[target]
+    upper = select(work, count, target)
     if count % 2:
         return upper
     lower = work[0]

@@ -24,12 +24,6 @@ __all__ = [
 CACHED = 128 * 1024
 
 
-def _padded(image: np.ndarray, before: int, after: int, axis: int, mode: str) -> np.ndarray:
-    width = [(0, 0)] * image.ndim
-    width[axis] = (before, after)
-    return np.pad(image, width, mode=mode)  # type: ignore[call-overload]
-
-
 def gaussian(
     image: np.ndarray, sigma: float, axis: int, mode: Literal["edge", "symmetric", "constant"] = "edge"
 ) -> np.ndarray:
@@ -60,7 +54,7 @@ def gaussian(
         return gaussian(image[None], sigma, 1, mode)[0]
     axis %= 2
     n, across = image.shape[axis], image.shape[1 - axis]
-    padded = _padded(image, radius, radius, axis, mode)
+    padded = np.pad(image, [(radius, radius), (0, 0)] if axis == 0 else [(0, 0), (radius, radius)], mode=mode)
     out = np.empty(image.shape)
     step = max(1, CACHED // (8 * padded.shape[axis]))
     for first in range(0, across, step):
@@ -95,13 +89,13 @@ def running_mean(values: np.ndarray, size: int) -> np.ndarray:
     float64 [x]
         As ``scipy.ndimage.uniform_filter1d(mode="nearest")``.
     """
-    padded = _padded(values, size // 2, size - size // 2 - 1, 0, "edge")
+    padded = np.pad(values, (size // 2, size - size // 2 - 1), mode="edge")
     return np.convolve(padded, np.full(size, 1.0 / size), mode="valid")
 
 
 def median_of_nine(image: np.ndarray) -> np.ndarray:
     """Median of each pixel and its eight neighbours, the image mirrored at its edges, float64 [y, x]."""
-    around = _padded(_padded(image, 1, 1, 0, "symmetric"), 1, 1, 1, "symmetric")
+    around = np.pad(image, 1, mode="symmetric")
     return np.median(np.lib.stride_tricks.sliding_window_view(around, (3, 3)), axis=(2, 3))
 
 
@@ -131,8 +125,7 @@ def filled_from_neighbours(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     """
     value, have = np.where(known, image, 0.0), known
     while not have.all():
-        around = _padded(_padded(value, 1, 1, 0, "constant"), 1, 1, 1, "constant")
-        there = _padded(_padded(have, 1, 1, 0, "constant"), 1, 1, 1, "constant").astype(np.float64)
+        around, there = np.pad(value, 1), np.pad(have, 1).astype(np.float64)
         total, count = (
             one[:-2, 1:-1] + one[2:, 1:-1] + one[1:-1, :-2] + one[1:-1, 2:] for one in (around, there)
         )

@@ -15,6 +15,7 @@ __all__ = [
     "comparators",
     "median_comparators",
     "median_of",
+    "middle_of_ranks",
     "select",
     "short_median",
     "sort_lanes",
@@ -111,6 +112,21 @@ def select(values, stop, place):
 
 
 @kernel
+def middle_of_ranks(values, stop, lower, upper):
+    """Mean of the values of two ranks, the same or neighbours, of the first ``stop``, in double precision.
+
+    ``values`` (float32 or float64 [value], no NaN) are reordered.
+    """
+    high = np.float64(select(values, stop, upper))
+    if lower == upper:
+        return high
+    low = np.float64(values[0])
+    for k in range(1, upper):
+        low = max(low, np.float64(values[k]))
+    return 0.5 * (low + high)
+
+
+@kernel
 def median_of(values, count):
     """Median of the first ``count`` entries, which are reordered; in double precision.
 
@@ -123,13 +139,7 @@ def median_of(values, count):
     """
     if count <= SHORT:
         return short_median(values, count)
-    upper = np.float64(select(values, count, count // 2))
-    if count % 2:
-        return upper
-    lower = np.float64(values[0])
-    for k in range(1, count // 2):
-        lower = max(lower, np.float64(values[k]))
-    return 0.5 * (lower + upper)
+    return middle_of_ranks(values, count, (count - 1) // 2, count // 2)
 
 
 @kernel

@@ -76,16 +76,13 @@ def derive_quality(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.ui
     -------
     uint32 array of that shape
     """
-    lost, no_flux = columns["frac_filled"], np.isnan(columns["flux"])
-    lost_pixels, too_much = (
-        lost > 0,
-        lost > MAX_FRACTION_FILLED,
-    )  # NaN (not measured) compares false, as it should
+    lost = columns["frac_filled"]
+    # in the order of `_DERIVED`
     conditions = (
         ~columns["present"],
-        no_flux,
-        lost_pixels,
-        too_much,
+        np.isnan(columns["flux"]),
+        lost > 0,  # NaN (not measured) compares false, as it should
+        lost > MAX_FRACTION_FILLED,
         columns["n_saturated"] > 0,
         columns["n_jump"] > 0,
         columns["n_outlier"] > 0,

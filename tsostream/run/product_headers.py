@@ -152,7 +152,9 @@ def calibration_sections(
         STATUS[step.name]: "SKIPPED" if step.skipped else "COMPLETE" for step in steps if step.name in STATUS
     }
     ours = (
-        {*status} if info.is_ramp else {STATUS.get(step.name, "") for step in steps if step.name in reached}
+        {*status}
+        if info.is_ramp
+        else {STATUS[step.name] for step in steps if step.name in reached and step.name in STATUS}
     )
     status |= {STATUS[name]: "SKIPPED" for name in reached if name in STATUS and STATUS[name] not in status}
     names, hashes = _references_of(prepared, {step.name for step in steps if not step.skipped})

@@ -20,7 +20,7 @@ FEWEST_PAIRS = 30
 
 
 def _fast_length(least: int) -> int:
-    """Next length without prime factors over five."""
+    """Next length without prime factors over five, as ``scipy.fft.next_fast_len``; most runs load no SciPy."""
     powers = range(least.bit_length() + 1)
     lengths = (2**a * 3**b * 5**c for a in powers for b in powers for c in powers)
     return min(length for length in lengths if length >= least)
